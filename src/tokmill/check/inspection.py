@@ -79,9 +79,9 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """Documents changed by --encoding-errors replace or ignore."""
     n_inputs: int | None
     sequence: int | None = None
-    """Of a packed output: tokens of each sequence."""
+    """Tokens of each sequence of a packed output."""
     packed: dict[str, PackedSide] = {}
-    """Of a packed output: what came of each side."""
+    """What became of each side of a packed output."""
     previews: list[Preview]
 
 

@@ -11,7 +11,7 @@ MOST_COPIES = 1 << 12
 MOST_DOCUMENTS = 1 << 40
 """A source has fewer documents: so many fit into the number of a copy (`core/document_order.py`)."""
 RECORD_BYTES = 12
-"""Of a document on the disk on its way into another order, beside its ids."""
+"""What a document takes on the disk beside its ids, while it is put into another order."""
 
 
 class ArrangedSource(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

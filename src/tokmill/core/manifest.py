@@ -102,11 +102,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     see `derive/arranging.py`. Of a packed output, of each piece of a document: see `derive/packing.py`. Of one without copies, with
     the number of the document in the output as seed."""
     packed: dict[str, PackedSide] | msgspec.UnsetType = msgspec.UNSET
-    """Of a packed output: what came of each side."""
+    """What became of each side of a packed output."""
     removal: Removal | msgspec.UnsetType = msgspec.UNSET
     """What was removed from an output without copies."""
     recipe: str | msgspec.UnsetType = msgspec.UNSET
-    """Of an output that `build` made: fingerprint of the recipe and its sources."""
+    """Fingerprint of the recipe and its sources, where `build` made the output."""
     history: History | msgspec.UnsetType = msgspec.UNSET
     """The attempts of the run."""
     checksum: str = ""

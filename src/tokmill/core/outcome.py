@@ -26,7 +26,7 @@ class SourceShare(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     """Directory of the output, absolute."""
     wished_share: float
-    """Of the tokens of the training side."""
+    """Share of the training side's tokens that its weight asked for."""
     reached_share: float
     tokens: int
     documents: int
@@ -67,11 +67,11 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[str, FileEntry]
     notices: list[str]
     mixture: list[SourceShare] = []
-    """Of a mixture: its sources, in order."""
+    """The sources of a mixture, in order; empty where it is none."""
     sequence: int | None = None
-    """Of a packed output: tokens of each sequence."""
+    """Tokens of each sequence of a packed output."""
     packed: dict[str, PackedSide] = {}
-    """Of a packed output: what came of each side."""
+    """What became of each side of a packed output."""
     removal: Removal | None = None
     """Of an output without copies: what was removed."""
     dry_run: bool = False

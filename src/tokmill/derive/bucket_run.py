@@ -19,18 +19,14 @@ import msgspec
 import numpy as np
 from msgspec.structs import replace
 
-from tokmill.core.errors import DamageError, UsageError
+from tokmill.core.errors import UsageError
 from tokmill.core.events import Committed
-from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
-from tokmill.core.output_spec import SIDES
 from tokmill.core.records import ITEM_BYTES, Counts, Cursor
-from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.core.text import counted
-from tokmill.core.version import __version__
 from tokmill.derive.buckets import RECORD, Buckets, sum_of_digests
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.document_stream import slices
-from tokmill.derive.engine import COMMIT_BYTES, wait_for_stage
+from tokmill.derive.engine import COMMIT_BYTES, check_counts, publish, wait_for_stage
 from tokmill.derive.source import ShiftedIds, check_edge, narrowed
 from tokmill.formats import make_writer, spec_of
 
@@ -40,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.config import Content, Provenance
+    from tokmill.core.manifest import Manifest
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.records import Tokens
     from tokmill.dataset import Ids
@@ -156,31 +153,25 @@ class BucketRun:
                 self._buckets.close()
             for operand in self._operands:
                 operand.source.close()
-        self._check_counts(counts)
+        check_counts(self._output, self._counts, counts)
         self._writer.finish()
         self._counts = counts
         self._commit(is_last=True)
         self._output.settle()
         entries = dict(self._output.completed())
         self._reporter.progress(self._position_bytes, counts, is_last=True)
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            tokmill_version=__version__,
-            fingerprint=self._content.fingerprint(),
-            content=self._content,
-            files=entries,
-            segments=published(self._output.segments, entries),
-            counts=counts,
-            elapsed_s=round(self._output.elapsed_before_s + self._reporter.elapsed_s, 3),
-            peak_rss_bytes=peak_rss_bytes(),
+        return publish(
+            self._output,
+            self._content,
+            entries,
+            counts,
+            self._reporter,
+            recorder,
             made_from=made_from or msgspec.UNSET,
             documents_digest=self._buckets.digest,
             recipe=recipe or msgspec.UNSET,
-            history=recorder.history(),
             **self._more(),
         )
-        self._output.publish(manifest)
-        return manifest
 
     def _work(self) -> Counts:
         """Do both passes. Returns the counts of the complete output."""
@@ -193,19 +184,6 @@ class BucketRun:
     def _position(self) -> dict[str, int]:
         """Return where the second pass is, beside the buckets that are written."""
         return {}
-
-    def _check_counts(self, expected: Counts) -> None:
-        """Raise DamageError unless as much was written as there must be."""
-        for side in SIDES:
-            for unit in ("documents", "tokens"):
-                found, wanted = (getattr(counts, f"{unit}_{side}") for counts in (self._counts, expected))
-                if found != wanted:
-                    raise DamageError(
-                        f"work in progress is damaged: {found:,} {unit} of {side} were written",
-                        where=str(self._output.directory),
-                        allowed=f"{wanted:,}",
-                        next_step="run the same command again with --fresh",
-                    )
 
     # The first pass.
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tokmill.core.config import Provenance
-from tokmill.core.errors import ChangedError
+from tokmill.core.errors import ChangedError, DamageError
 from tokmill.core.events import Committed, Finished
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.outcome import Outcome, already_finished, outcome_of
+from tokmill.core.output_spec import SIDES
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts, Cursor, FileEntry, path_to_text
 from tokmill.core.system.memory import peak_rss_bytes
@@ -280,23 +281,59 @@ def copied(
         raise
     # What was made of one output in its order, by convert or reshard.
     keeps_order = bool(content.origin and (content.origin.arranged or content.origin.deduplicated))
+    manifest = publish(
+        output,
+        content,
+        entries,
+        output.counts,
+        reporter,
+        recorder,
+        made_from=tuple(provenance(source, how) for source in sources),
+        documents_digest=sources[0].manifest.documents_digest if keeps_order else msgspec.UNSET,
+        removal=sources[0].manifest.removal if keeps_order else msgspec.UNSET,
+    )
+    return manifest, run.written_bytes
+
+
+def publish(
+    output: Output,
+    content: Content,
+    entries: Mapping[str, FileEntry],
+    counts: Counts,
+    reporter: ProgressReporter,
+    recorder: RunHistoryRecorder,
+    **more: Any,
+) -> Manifest:
+    """Publish an output whose files are complete. more: further fields of its manifest, which is returned. Raises TokmillError."""
     manifest = Manifest(
         format_version=FORMAT_VERSION,
         tokmill_version=__version__,
         fingerprint=content.fingerprint(),
         content=content,
-        files=entries,
+        files=dict(entries),
         segments=published(output.segments, entries),
-        counts=output.counts,
+        counts=counts,
         elapsed_s=round(output.elapsed_before_s + reporter.elapsed_s, 3),
         peak_rss_bytes=peak_rss_bytes(),
-        made_from=tuple(provenance(source, how) for source in sources),
-        documents_digest=sources[0].manifest.documents_digest if keeps_order else msgspec.UNSET,
-        removal=sources[0].manifest.removal if keeps_order else msgspec.UNSET,
         history=recorder.history(),
+        **more,
     )
     output.publish(manifest)
-    return manifest, run.written_bytes
+    return manifest
+
+
+def check_counts(output: Output, written: Counts, expected: Counts) -> None:
+    """Raise DamageError unless as much was written as there must be."""
+    for side in SIDES:
+        for unit in ("documents", "tokens"):
+            found, wanted = (getattr(counts, f"{unit}_{side}") for counts in (written, expected))
+            if found != wanted:
+                raise DamageError(
+                    f"work in progress is damaged: {found:,} {unit} of {side} were written",
+                    where=str(output.directory),
+                    allowed=f"{wanted:,}",
+                    next_step="run the same command again with --fresh",
+                )
 
 
 def provenance(source: Source, how: How) -> Provenance:

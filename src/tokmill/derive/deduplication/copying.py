@@ -13,17 +13,12 @@ import numpy as np
 import xxhash
 
 from tokmill.core.deduplication import REMOVED_NAME, Removal, RemovedFrom
-from tokmill.core.errors import DamageError
 from tokmill.core.events import Committed
-from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
-from tokmill.core.output_spec import SIDES
 from tokmill.core.records import ITEM_BYTES, Counts, Cursor, Tokens
-from tokmill.core.system.memory import peak_rss_bytes
-from tokmill.core.version import __version__
 from tokmill.derive.buckets import sum_of_digests
 from tokmill.derive.deduplication.removals import lines_of
 from tokmill.derive.document_stream import ahead, pieces_of, slices, whole_documents, without_mark
-from tokmill.derive.engine import COMMIT_BYTES, wait_for_stage
+from tokmill.derive.engine import COMMIT_BYTES, check_counts, publish, wait_for_stage
 from tokmill.derive.source import narrowed
 from tokmill.formats import make_writer, spec_of
 
@@ -33,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.config import Content, Provenance
+    from tokmill.core.manifest import Manifest
     from tokmill.core.progress import ProgressReporter
     from tokmill.dataset import Ids
     from tokmill.derive.deduplication.documents import Documents, Section
@@ -92,7 +88,7 @@ class Copying:
         self, counts: Counts, removal: Removal, made_from: tuple[Provenance, ...], recorder: RunHistoryRecorder, recipe: str
     ) -> Manifest:
         """Complete the output. counts: what it must hold. recipe: as of `dedup`. Returns the manifest. Raises TokmillError."""
-        self._check_counts(counts)
+        check_counts(self._output, self._counts, counts)
         self._writer.finish()
         if REMOVED_NAME in self._output.names - set(self._output.completed()):
             self._output.file(REMOVED_NAME)
@@ -102,24 +98,18 @@ class Copying:
         self._output.settle()
         entries = dict(self._output.completed())
         self._reporter.progress(self.position_bytes, counts, is_last=True)
-        manifest = Manifest(
-            format_version=FORMAT_VERSION,
-            tokmill_version=__version__,
-            fingerprint=self._content.fingerprint(),
-            content=self._content,
-            files=entries,
-            segments=published(self._output.segments, entries),
-            counts=counts,
-            elapsed_s=round(self._output.elapsed_before_s + self._reporter.elapsed_s, 3),
-            peak_rss_bytes=peak_rss_bytes(),
+        return publish(
+            self._output,
+            self._content,
+            entries,
+            counts,
+            self._reporter,
+            recorder,
             made_from=made_from or msgspec.UNSET,
             documents_digest=f"{self._digest:032x}",
-            removal=removal,
             recipe=recipe or msgspec.UNSET,
-            history=recorder.history(),
+            removal=removal,
         )
-        self._output.publish(manifest)
-        return manifest
 
     def begin(self) -> None:
         """Commit nothing, so that what is in the state directory stays when the run is interrupted."""
@@ -220,19 +210,6 @@ class Copying:
         )
         self._uncommitted_bytes = 0
         wait_for_stage(self._output, lambda: self._reporter.progress(self.position_bytes, self._counts, is_last=True))
-
-    def _check_counts(self, expected: Counts) -> None:
-        """Raise DamageError unless as much was written as there must be."""
-        for side in SIDES:
-            for unit in ("documents", "tokens"):
-                found, wanted = (getattr(counts, f"{unit}_{side}") for counts in (self._counts, expected))
-                if found != wanted:
-                    raise DamageError(
-                        f"work in progress is damaged: {found:,} {unit} of {side} were written",
-                        where=str(self._output.directory),
-                        allowed=f"{wanted:,}",
-                        next_step="run the same command again with --fresh",
-                    )
 
 
 def removal_of(removed: Sequence[Sequence[int]], sections: Sequence[Section]) -> tuple[RemovedFrom, ...]:
