@@ -2,7 +2,8 @@
 
     python benchmarks/arranging.py FILE [--repeat 6] [--rounds 3] [--memory 1GiB] [--work DIR]
 
-FILE is text with <|endoftext|> between documents; it is read through a pipe, so often. Every command is a fresh process, the kinds
+FILE is text with <|endoftext|> between documents; it is read through a pipe, so often. What is mixed is a third of it and the rest,
+each document once. Every command is a fresh process, the kinds
 take turns. A copy is that of the ids, and fsync. Prints a table: medians of seconds and of processor seconds, peaks of resident
 memory of all processes and of disk (output and whatever lies beside it), and how often the reference's time it took.
 """
@@ -49,14 +50,18 @@ class Row:
         return statistics.median(outcome.elapsed_s for outcome in self.outcomes)
 
 
-def rows(work: Path, memory: str) -> list[Row]:
-    """All of them; `tokens` is made beforehand, `run` is empty before each."""
+def parts_of(repeat: int) -> tuple[int, int]:
+    """How often the file is in each of two outputs that are mixed: not as often, or they were the same output."""
+    return repeat // 3, repeat - repeat // 3
+
+
+def rows(work: Path, memory: str, repeat: int) -> list[Row]:
+    """All of them; `tokens` and what is mixed is made beforehand, `run` is empty before each."""
     out, tokens = str(work / "run" / "out"), str(work / "tokens")
     tokmill = [sys.executable, "-m", "tokmill"]
     options = ["--out", out, "-q", "--memory", memory]
     copy = [sys.executable, "-c", COPY, f"{tokens}/train.bin", f"{out}.bin"]
-    # Half of it is taken from each of two sources: as many tokens as it has.
-    mix = ["mix", f"{tokens}=1", f"{tokens}=1", "--max-epochs", "0.5", "--seed", "1"]
+    mix = ["mix", *(f"{work}/tokens-{n}={n}" for n in parts_of(repeat)), "--max-epochs", "1", "--seed", "1"]
     return [
         Row("tokenize", [*tokmill, "tokenize", "-", *options], is_fed=True),
         Row("tokenize --shuffle", [*tokmill, "tokenize", "-", "--shuffle", "1", *options], is_fed=True, reference="tokenize"),
@@ -105,7 +110,7 @@ def table(found: list[Row], ids_bytes: int) -> str:
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--repeat", type=int, default=1, help="how often the file is read (default 1)")
+    parser.add_argument("--repeat", type=int, default=6, help="how often the file is read, at least 3 times (default 6)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--work", type=Path, help="directory to work in (default: a temporary one)")
@@ -118,10 +123,12 @@ def main() -> None:
     about = machine.description()
     with tempfile.TemporaryDirectory(dir=args.work, prefix="arranging-") as directory:
         work = Path(directory)
-        found = rows(work, args.memory)
-        measure(found[0], args.file, args.repeat, work)
+        found = rows(work, args.memory, args.repeat)
+        for name, repeat in [("tokens", args.repeat), *((f"tokens-{n}", n) for n in parts_of(args.repeat))]:
+            measure(found[0], args.file, repeat, work)
+            (work / "run" / "out").rename(work / name)
         found[0].outcomes.clear()
-        (work / "run" / "out").rename(work / "tokens")
+        found[0].disk_bytes.clear()
         ids_bytes = (work / "tokens" / "train.bin").stat().st_size
         for number in range(args.rounds):
             shift = number % len(found)

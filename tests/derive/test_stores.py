@@ -20,6 +20,7 @@ from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, StorageError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.derive import bucket_run, engine, remote_source
+from tokmill.output import directory
 
 OUT = "s3://bucket/sets/made"
 Make = Callable[..., tokmill.Outcome]
@@ -129,6 +130,28 @@ def test_killed_while_it_is_made_or_sent_it_goes_on_to_the_same_bytes(
     assert fetched(bucket) == files_in(tmp_path / "made")
     assert tokmill.verify(OUT).ok
     assert bucket.begun() == []
+    assert [path for path in (tmp_path / "stage").rglob("*") if path.is_file()] == []
+
+
+def test_killed_behind_its_last_rename_it_sends_what_is_complete(
+    bucket: Bucket, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards that were sent and removed are marked then, and the journal is still there."""
+    monkeypatch.setattr(bucket_run, "COMMIT_BYTES", 300)
+    _shuffle(two, tmp_path / "made", shard_tokens=200)
+    options: dict[str, Any] = {"stage": tmp_path / "stage", "stage_size": 1000, "shard_tokens": 200}
+
+    def die(*_: object) -> None:
+        raise Died
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "remove_state", die)
+        with pytest.raises(Died):
+            _shuffle(two, OUT, **options)
+    assert list((tmp_path / "stage").rglob("train_*.json")), "some are sent"
+    assert list((tmp_path / "stage").rglob("journal"))
+    _shuffle(two, OUT, **options)
+    assert fetched(bucket) == files_in(tmp_path / "made")
     assert [path for path in (tmp_path / "stage").rglob("*") if path.is_file()] == []
 
 

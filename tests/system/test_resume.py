@@ -21,9 +21,10 @@ from support.oracle import plain_tokens
 from support.outputs import written
 from support.runs import UNWATCHED, carry_out, run_in_process
 
+import tokmill
 from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import BadRecordError, ChangedError, DamageError, Interrupted, StorageError, TooManySkippedError
-from tokmill.core.events import Started
+from tokmill.core.events import AnyEvent, Started
 from tokmill.core.options import PlanOptions
 from tokmill.output.directory import open_output
 from tokmill.run.coordinator import Coordinator
@@ -296,3 +297,20 @@ def test_only_where_something_was_left_an_interrupted_run_is_told_to_continue(
     with pytest.raises(Interrupted) as caught:
         LocalRunner().run(job, ())
     assert caught.value.resumes == is_begun
+
+
+def test_a_signal_while_an_event_is_told_of_asks_for_the_same_end(tmp_path: Path) -> None:
+    corpus, out = tmp_path / "a.txt", tmp_path / "out"
+    corpus.write_bytes(SEP.encode().join(some_documents(2000, 2000, 5)))
+
+    class Interrupting:
+        def on_event(self, event: AnyEvent) -> None:
+            if isinstance(event, Started):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    # The child may be done before it is asked; then all is well, too.
+    with contextlib.suppress(Interrupted):
+        tokmill.tokenize(corpus, out, observers=[Interrupting()])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    tokmill.tokenize(corpus, out)
+    assert tokmill.verify(out, sources=True).ok

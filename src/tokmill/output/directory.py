@@ -7,10 +7,10 @@ renames the manifest last. A run that finds a written manifest in `.tokmill/` on
 replaces stay readable until then (`output/superseded.py`).
 
 A segment is what consecutive commits added: commits join it until it is large enough. So a source that gives little a second, for
-weeks, makes no more segments than one that is read at once, and what is kept of them in memory, journal and manifest stays small.
+weeks, makes no more segments than one that is read at once, and memory, journal and manifest stay small.
 
-A failed fsync is never tried again: the kernel may have dropped the pages and marked them clean, so a second call would report a
-success that is none. The run stops, and the next one truncates to the last line of the journal and makes those bytes again.
+A failed fsync is never tried again: the kernel may have dropped the pages, and a second call would report a success that is none.
+The run stops, and the next one truncates to the last line of the journal and makes those bytes again.
 """
 
 from __future__ import annotations
@@ -419,20 +419,24 @@ def _complete(directory: TreePath, content: Content, replacing: str | None, *, c
 
     Raises ChangedError for another content.
     """
-    if not (directory / MANIFEST_NAME).exists() or is_begun(directory):
+    is_left = is_begun(directory)
+    if not (directory / MANIFEST_NAME).exists() or (is_left and growing_files(directory)):
         return None
     with storage_errors(directory):
         manifest = load_manifest(directory)
     if manifest.fingerprint == replacing:
         return None
+    sizes = {name: entry.size_bytes for name, entry in manifest.files.items()}
+    bad = [name for name, n in sizes.items() if size_of(directory / name) != n and not is_sent(directory, name)]
+    if is_left:
+        # If all are there or sent, the run that left the journal was killed behind the last rename.
+        return None if bad or not is_made_of(manifest, content) else manifest
     if not is_made_of(manifest, content):
         raise changed_error(manifest.content, content, directory, can_append=can_append)
-    next_step = "run the same command with --fresh to make all of it again"
-    if is_of_corpus(content) and not content.part:
-        next_step = f"tokmill verify {quoted(str(directory))} --repair; or {next_step}"
-    for name, entry in manifest.files.items():
-        if not is_sent(directory, name):
-            check_size(directory / name, entry.size_bytes, "a file of the complete output", next_step)
+    repair = f"tokmill verify {quoted(str(directory))} --repair; or " if is_of_corpus(content) and not content.part else ""
+    next_step = f"{repair}run the same command with --fresh to make all of it again"
+    for name in bad:
+        check_size(directory / name, sizes[name], "a file of the complete output", next_step)
     return manifest
 
 

@@ -15,6 +15,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 _ENVIRONMENT = {
     # Arrays of a batch come from the heap and are used again: with the default threshold each is mapped and faulted again
@@ -33,6 +34,7 @@ _LAST_BYTES, _LAST_LINES = 2000, 4
 """How much of the end of what a child wrote to standard error is shown in a message."""
 _PATIENCE_S = 60.0
 """A child that was asked to end tells of its last commit within some seconds; one that is silent for so long is stuck."""
+_LOOK_S = 1.0
 _END_S = 10.0
 """How long a child may take to end when its answer is complete or no longer wanted."""
 
@@ -46,10 +48,13 @@ class Child:
         self.interrupts = 0
         """How often a person asked for the end; the first time is passed on to the child."""
         self.on_interrupt: Callable[[], None] = lambda: None
-        """Called the first time, when it was passed on."""
+        """Called once, soon after it was passed on."""
         self.last_words = ""
         """The end of what it wrote to standard error, once it has ended."""
         self._is_asked = False
+        self._has_told = False
+        self._handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+        """Of the signals that are passed on, those that were there before."""
         self._status = 0
         opened: list[int] = []
         try:
@@ -78,9 +83,33 @@ class Child:
         os.close(event_write)
 
     def ask(self, question: bytes) -> None:
-        """Ask it, once. question: one line of JSON."""
+        """Ask it, once. question: one line of JSON.
+
+        Until its end, the first signal that would raise KeyboardInterrupt asks it to stop: none cuts short what its answers cause.
+        """
         self._is_asked = True
         self._send(question)
+        import signal
+
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            before = signal.getsignal(signum)
+            if not callable(before) or isinstance(before, signal.Handlers):
+                continue
+            try:
+                signal.signal(signum, self._on_signal)
+            except ValueError:
+                # Not in the main thread, which alone is told of signals.
+                return
+            self._handlers[signum] = before
+
+    def _on_signal(self, signum: int, frame: FrameType | None) -> None:
+        try:
+            self._handlers[signum](signum, frame)
+        except KeyboardInterrupt:
+            self.interrupts += 1
+            if self.interrupts > 1:
+                raise
+            self._send(b"stop")
 
     def lines(self) -> Iterator[bytes]:
         """Yield the lines of its answer, until it ends."""
@@ -90,18 +119,20 @@ class Child:
             yield from lines
 
     def _read(self) -> bytes:
-        while True:
-            try:
-                if self.interrupts and not _has_input(self._event_read, _PATIENCE_S):
-                    # It was asked to end and says nothing any more: what is committed stays.
-                    self._kill()
-                return os.read(self._event_read, 1 << 16)
-            except KeyboardInterrupt:
-                self.interrupts += 1
-                if self.interrupts > 1:
-                    raise
-                self._send(b"stop")
-                self.on_interrupt()
+        silent_s = 0.0
+        while not _has_input(self._event_read, _LOOK_S):
+            self._tell_of_interrupt()
+            silent_s += _LOOK_S if self.interrupts else 0
+            if silent_s >= _PATIENCE_S:
+                # It was asked to end and says nothing any more: what is committed stays.
+                self._kill()
+        self._tell_of_interrupt()
+        return os.read(self._event_read, 1 << 16)
+
+    def _tell_of_interrupt(self) -> None:
+        if self.interrupts and not self._has_told:
+            self._has_told = True
+            self.on_interrupt()
 
     def _send(self, line: bytes) -> None:
         data = memoryview(line + b"\n")
@@ -120,6 +151,11 @@ class Child:
 
     def end(self) -> None:
         """Make sure that the process is gone, and close everything."""
+        if self._handlers:
+            import signal
+
+            for signum, before in self._handlers.items():
+                signal.signal(signum, before)
         os.close(self._job_write)
         # Without a question, it has nothing to lose, and need not import to the end what it will not use.
         if not self._is_asked or not self._has_ended():
