@@ -36,9 +36,10 @@ from tokmill.core.errors import ChangedError, DamageError, DiskFullError, Locked
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.manifest import load_manifest
 from tokmill.core.progress import ProgressReporter
+from tokmill.core.records import Counts
 from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
-from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing, packed_run
+from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing, packed_run, shuffling
 from tokmill.derive.buckets import RECORD
 from tokmill.derive.portions import Portion
 from tokmill.output import acquire_lock, directory
@@ -613,13 +614,22 @@ def test_what_can_be_known_before_the_sources_are_read_is(two: list[Path], tmp_p
         tokmill.mix(pairs, tmp_path / "others", seed=1)
 
 
-def test_the_disk_is_asked_for_the_ids_twice(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_is_asked_for_the_output_and_what_lies_in_buckets_beside_it(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokmill.merge(two, tmp_path / "m")
     n_bytes = 2 * load_manifest(tmp_path / "m").counts.tokens_train
     monkeypatch.setattr("tokmill.output.disk_space._need", _asked := _Asked())
     with contextlib.suppress(DiskFullError, _StopError):
         tokmill.shuffle(two, tmp_path / "s", seed=1)
     assert 2 * n_bytes <= _asked.output < 2.6 * n_bytes
+    # Of a large one, buckets are removed as the output grows.
+    content, counts = load_manifest(tmp_path / "m").content, Counts(tokens_train=10**12, documents_train=10**9)
+    asked = {
+        how: shuffling._scratch_bytes(content, counts, 1 << 30, is_step=how == "step", is_spread=how == "spread")
+        for how in ("step", "whole", "spread")
+    }
+    assert asked["step"] == RECORD.itemsize * 10**9
+    assert asked["whole"] - asked["step"] == (1 << 30) + (256 << 20)
+    assert asked["spread"] > 2 * 10**12 + RECORD.itemsize * 10**9
 
 
 def test_tokenize_shuffle_into_an_output_in_the_order_of_its_inputs_says_what_differs(tmp_path: Path) -> None:

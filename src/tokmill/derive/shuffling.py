@@ -17,7 +17,7 @@ from tokmill.core.system.budget import store_bytes
 from tokmill.derive.arguments import Target, check_apart, check_choice, named_outputs, output_target
 from tokmill.derive.arranging import Arranging
 from tokmill.derive.bucket_run import LEAST_BYTES, Operand
-from tokmill.derive.engine import derive_output, provenance
+from tokmill.derive.engine import COMMIT_BYTES, derive_output, provenance
 from tokmill.derive.loading import load_source
 from tokmill.derive.merging import check_agreement, merged_content, shared_inputs, with_offsets
 from tokmill.derive.portions import index_bytes
@@ -271,10 +271,6 @@ def arrange_output(
                 raise
         return manifest, arranging.written_bytes
 
-    # A step is there already, and makes room for the output.
-    scratch_bytes = arranging_bytes(content, counts.tokens_train if how else 0, counts.documents_train)
-    if ray is not None:
-        scratch_bytes += index_bytes(scratch_bytes, counts.documents_train)
     return derive_output(
         sources,
         content,
@@ -282,12 +278,26 @@ def arrange_output(
         how or "shuffle",
         make=make,
         counts=counts,
-        scratch_bytes=scratch_bytes,
+        scratch_bytes=_scratch_bytes(content, counts, budget_bytes, is_step=how is None, is_spread=ray is not None),
         fresh=fresh,
         force=force,
         observers=observers,
         notices=notices,
     )
+
+
+def _scratch_bytes(content: Content, counts: Counts, budget_bytes: int, *, is_step: bool, is_spread: bool) -> int:
+    """Return what an output needs on the disk while it is made, beside its own bytes.
+
+    counts: of the output. is_step: what it is made from goes when it lies in buckets. is_spread: over tasks, whose portions stay
+    until the end.
+    """
+    ids_bytes, records_bytes = arranging_bytes(content, counts.tokens_train, 0), arranging_bytes(content, 0, counts.documents_train)
+    if is_spread:
+        return ids_bytes + records_bytes + index_bytes(ids_bytes + records_bytes, counts.documents_train)
+    # A bucket goes when the commit behind it is done, and the output takes its room: so much is there of both.
+    both_bytes = 0 if is_step else min(ids_bytes, 4 * COMMIT_BYTES + budget_bytes)
+    return records_bytes + both_bytes
 
 
 def cluster(address: str) -> AbstractContextManager[Tasks]:
