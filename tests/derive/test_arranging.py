@@ -614,7 +614,9 @@ def test_what_can_be_known_before_the_sources_are_read_is(two: list[Path], tmp_p
         tokmill.mix(pairs, tmp_path / "others", seed=1)
 
 
-def test_the_disk_is_asked_for_the_output_and_what_lies_in_buckets_beside_it(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_disk_is_asked_for_the_output_and_what_lies_in_buckets_beside_it(
+    two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokmill.merge(two, tmp_path / "m")
     n_bytes = 2 * load_manifest(tmp_path / "m").counts.tokens_train
     monkeypatch.setattr("tokmill.output.disk_space._need", _asked := _Asked())

@@ -147,9 +147,8 @@ def shuffle(
     """Write the documents of the training sides of DIR... in random order, without tokenizing again. The same command continues.
 
     Each document may come to any place, to one as likely as to another; the bytes depend on the seed and the documents alone, not
-    on memory or machine. The validation sides keep their order. While it works it needs room on the disk for the output, and at most
-    --memory and 256 MiB more.
-    tokmill verify proves that no document is lost, doubled, changed or misplaced.
+    on memory or machine. The validation sides keep their order. While it works the disk needs room for the output, and at most for
+    --memory and 256 MiB more. tokmill verify proves that no document is lost, doubled, changed or misplaced.
     """
     from tokmill.cli.event_log import carry_out
     from tokmill.derive import shuffle as shuffle_outputs
