@@ -8,9 +8,9 @@ import os
 import random
 import shutil
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from support.failures import Died, dying_at, flip
 from support.outputs import documents_of, files_in
 from support.runs import make_parts, tokenize_documents
 from support.small_arranging import tiny
+from support.tasks_here import FUNCTIONS, DeadError, Here, dying_after
 
 import tokmill
 from tokmill.core.errors import DamageError, LockedError, UsageError
@@ -29,46 +30,11 @@ from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.system import durable
 from tokmill.derive import arranging, bucket_run, choosing, mixing, portions, shuffling, spreading
 from tokmill.derive.buckets import RECORD, Buckets
-from tokmill.derive.choosing import measure_portion
-from tokmill.derive.spreading import scatter_portion, write_bucket
 from tokmill.output import disk_space
 from tokmill.run.parts.finalize import finalize
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 DOCUMENTS = st.lists(st.text(alphabet="ab é\n漢", max_size=40).map(str.encode), min_size=1, max_size=40)
-FUNCTIONS = {f"{each.__module__}:{each.__name__}": each for each in (scatter_portion, write_bucket, measure_portion)}
-
-
-class Here:
-    """Tasks done in this process, several questions asked before the first is answered, in random order."""
-
-    def __init__(self, seed: int = 0, *, before: Callable[[str, bytes], None] = lambda _function, _question: None) -> None:
-        self.asked: list[tuple[str, int]] = []
-        self._random = random.Random(seed)
-        self._before = before
-
-    def n_slots(self, budget_bytes: int) -> int:
-        return 3
-
-    def do(
-        self, function: str, questions: Iterable[tuple[int, bytes]], collect: Callable[[int, bytes], None], *, budget_bytes: int
-    ) -> None:
-        waiting: list[tuple[int, bytes]] = []
-        left = iter(questions)
-        while True:
-            waiting += itertools.islice(left, 5 - len(waiting))
-            if not waiting:
-                return
-            number, question = waiting.pop(self._random.randrange(len(waiting)))
-            self.asked.append((function.partition(":")[2], number))
-            self._before(function, question)
-            collect(number, FUNCTIONS[function](question))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is connected."""
 
 
 @contextlib.contextmanager
@@ -203,21 +169,6 @@ def test_a_task_that_is_done_twice_writes_the_same(two: list[Path], tmp_path: Pa
     assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
 
 
-class DeadError(Exception):
-    """The driver dies."""
-
-
-def dying_after(n: int) -> Here:
-    """Tasks whose driver dies when it asks for one more."""
-
-    def count(_function: str, _question: bytes) -> None:
-        if len(tasks.asked) > n:
-            raise DeadError
-
-    tasks = Here(before=count)
-    return tasks
-
-
 def test_what_a_task_says_it_wrote_is_on_the_disk(two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk of the node that wrote it: no other can make that sure."""
     written, synced = set(), set()
@@ -302,7 +253,7 @@ def test_what_one_machine_began_tasks_may_go_on_with(two: list[Path], tmp_path: 
     assert files_in(tmp_path / "many") == files_in(tmp_path / "one")
 
 
-@pytest.mark.parametrize(("offset", "what"), [(3, "not those that were written"), (-3, "not a portion of this work")])
+@pytest.mark.parametrize(("offset", "what"), [(3, "not those that were written"), (-3, "not a file of this work")])
 def test_a_portion_that_was_damaged_is_found_before_anything_is_published(
     offset: int, what: str, two: list[Path], tmp_path: Path
 ) -> None:

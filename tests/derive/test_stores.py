@@ -14,12 +14,14 @@ from support.failures import Died, dying_at, flip
 from support.outputs import files_in
 from support.runs import tokenize_documents
 from support.s3 import Bucket, Start, failing, watch
+from support.tasks_here import Here
 
 import tokmill
 from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, StorageError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.derive import bucket_run, engine, remote_source
+from tokmill.derive.deduplication import running
 from tokmill.output import directory
 
 OUT = "s3://bucket/sets/made"
@@ -110,6 +112,18 @@ def test_from_a_store_and_into_one_the_bytes_are_those_of_directories(
     assert report.order_checked == tokmill.verify(tmp_path / "made").order_checked
     assert run(["inspect", OUT, "--json"]) == 0
     assert make(urls, OUT, stage=tmp_path / "stage").already_complete
+
+
+def test_tasks_that_deduplicate_read_from_a_store_and_the_command_sends_there(
+    bucket: Bucket, two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _dedup(two, tmp_path / "made")
+    urls, tasks = [put(bucket, each) for each in two], Here()
+    monkeypatch.setattr(running, "cluster", lambda _address: tasks)
+    _dedup(urls, OUT, stage=tmp_path / "stage", ray="")
+    assert ("copy_portion", 2) in tasks.asked
+    assert fetched(bucket) == files_in(tmp_path / "made")
+    assert tokmill.verify(OUT).ok
 
 
 @pytest.mark.parametrize("command", ["shuffle", "merge", "dedup"])

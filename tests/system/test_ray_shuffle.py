@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
-from support.commands import clean_environment
 from support.outputs import files_in
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed: make ray")
 
-from support.nodes import NODE, Nodes  # noqa: E402  behind what it needs
+from support.nodes import NODE, Driver, Nodes  # noqa: E402  behind what it needs
 
 import tokmill  # noqa: E402
 from tokmill.core.errors import TokmillError, UsageError  # noqa: E402
@@ -59,35 +55,9 @@ def mixed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
     return files_in(out)
 
 
-class Driver:
-    """`tokmill mix --ray` in a process of its own."""
-
-    def __init__(self, source: Path, out: Path, address: str) -> None:
-        arguments = ["mix", f"{source}=1", "--max-epochs", "3", "--seed", "3", "--shard-tokens", "5M", "--memory", "512MiB"]
-        self.out = out
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tokmill", *arguments, "--out", str(out), "--ray", address],
-            env=clean_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def result(self, *, code: int = 0) -> str:
-        said, shown = self.process.communicate(timeout=240)
-        assert self.process.returncode == code, shown
-        return said + shown
-
-    def wait_for(self, condition: Callable[[], object]) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-
-    def portions(self) -> dict[str, int]:
-        return {path.name: path.stat().st_ino for path in (self.out / ".tokmill").glob("portion_??????.part")}
+def mix(source: Path, out: Path, address: str) -> Driver:
+    arguments = ["mix", f"{source}=1", "--max-epochs", "3", "--seed", "3", "--shard-tokens", "5M", "--memory", "512MiB"]
+    return Driver(arguments, out, address, "portion_??????.part")
 
 
 def test_on_several_nodes_the_files_are_those_of_one_machine(
@@ -104,7 +74,7 @@ def test_on_several_nodes_the_files_are_those_of_one_machine(
 
 
 def test_workers_are_killed(nodes: Nodes, source: Path, mixed: dict[str, bytes], tmp_path: Path) -> None:
-    driver = Driver(source, tmp_path / "out", nodes.address)
+    driver = mix(source, tmp_path / "out", nodes.address)
     for _ in range(2):
         driver.wait_for(lambda: nodes.processes("ray::_answer"))
         for process in nodes.processes("ray::_answer"):
@@ -114,8 +84,8 @@ def test_workers_are_killed(nodes: Nodes, source: Path, mixed: dict[str, bytes],
 
 
 def test_a_node_is_killed(nodes: Nodes, source: Path, mixed: dict[str, bytes], tmp_path: Path) -> None:
-    driver = Driver(source, tmp_path / "out", nodes.address)
-    driver.wait_for(driver.portions)
+    driver = mix(source, tmp_path / "out", nodes.address)
+    driver.wait_for(driver.files)
     nodes.cluster.remove_node(nodes.nodes.pop(), allow_graceful=False)
     nodes.nodes.append(nodes.cluster.add_node(**NODE))
     driver.result()
@@ -127,14 +97,14 @@ def test_a_node_is_killed(nodes: Nodes, source: Path, mixed: dict[str, bytes], t
 def test_the_driver_is_ended_and_what_was_done_is_not_done_again(
     how: signal.Signals, nodes: Nodes, source: Path, mixed: dict[str, bytes], tmp_path: Path
 ) -> None:
-    driver = Driver(source, tmp_path / "out", nodes.address)
-    driver.wait_for(lambda: len(driver.portions()) > 1)
+    driver = mix(source, tmp_path / "out", nodes.address)
+    driver.wait_for(lambda: len(driver.files()) > 1)
     driver.process.send_signal(how)
     driver.process.communicate()
-    made = driver.portions()
-    again = Driver(source, tmp_path / "out", nodes.address)
+    made = driver.files()
+    again = mix(source, tmp_path / "out", nodes.address)
     again.wait_for(lambda: list((again.out / ".tokmill").glob("train_*.part")))
-    assert made.items() <= again.portions().items()
+    assert made.items() <= again.files().items()
     again.result()
     assert files_in(driver.out) == mixed
 

@@ -236,6 +236,7 @@ def shuffle(
     *named("offsets"),
     _MEMORY,
     _OTHER_SPLIT,
+    _RAY,
     *named("stage", "stage_size", "fresh", "force"),
     *REPORTING,
     short_help="Remove copies among the documents of complete outputs, in bounded memory.",

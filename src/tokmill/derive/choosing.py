@@ -9,21 +9,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import numpy as np
 
 from tokmill.core.document_order import choice_keys
-from tokmill.core.records import is_url
 from tokmill.core.system.budget import store_bytes
 from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.copiers import ids_of
-from tokmill.derive.loading import load_source
 from tokmill.derive.portions import Portion, cut_portions
 from tokmill.derive.source import ShiftedIds
-from tokmill.derive.spreading import TASKS_A_SLOT, replaced_source
+from tokmill.derive.tasks import TASKS_A_SLOT, load_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.derive.source import Source
-    from tokmill.derive.spreading import Tasks
+    from tokmill.derive.tasks import Tasks
 
 _ALL = 1 << 64
 _MOST_MEASURED = 1 << 18
@@ -201,9 +198,7 @@ def measured_by(tasks: Tasks, operand: Operand, seed: int, low: int, high: int) 
 def measure_portion(data: bytes) -> bytes:
     """Read a portion of a source for the lengths of its documents: the task. Raises TokmillError."""
     question = msgspec.json.decode(data, type=_Question)
-    source = load_source(question.place if is_url(question.place) else Path(question.place))
-    if source.manifest.checksum != question.checksum:
-        raise replaced_source(question.place)
+    source = load_same(question.place, question.checksum)
     operand = Operand(source, question.number, 0)
     try:
         found = _measured_portion(operand, int(question.seed), int(question.low), int(question.high), question.portion)

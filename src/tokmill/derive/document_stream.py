@@ -22,13 +22,15 @@ _MOST_DOCUMENTS = 1 << 14
 """Handed out at a time: each costs some hundred bytes as an object of Python, however short it is."""
 
 
-def whole_documents(ids: ShiftedIds, token: int) -> Iterator[tuple[Ids, NDArray[np.int64]]]:
+def whole_documents(ids: ShiftedIds, token: int, end: int | None = None) -> Iterator[tuple[Ids, NDArray[np.int64]]]:
     """Yield whole documents from a token on, about a block of them at a time at most, and where each ends.
 
-    Of a document that is longer than a block its beginning, without an end; then come those after it.
+    Of a document that is longer than a block its beginning, without an end; then come those after it. end: where a document ends
+    that is the last one; None: all.
     """
-    while token < ids.n_tokens:
-        block, ends = next(ids.blocks(token, min(token + BLOCK_TOKENS, ids.n_tokens)))
+    end = ids.n_tokens if end is None else end
+    while token < end:
+        block, ends = next(ids.blocks(token, min(token + BLOCK_TOKENS, end)))
         if len(ends):
             begin = 0
             for i in range(0, len(ends), _MOST_DOCUMENTS):

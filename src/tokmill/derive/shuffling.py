@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tokmill.core.outcome import Outcome
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.protocols import Observer
-    from tokmill.derive.spreading import Tasks
+    from tokmill.derive.tasks import Tasks
     from tokmill.output import Output
 
 _USUAL_BYTES = 1 << 30
@@ -253,7 +253,7 @@ def arrange_output(
     """
     sources = [operand.source for operand in operands]
     budget_bytes = budget_of(memory, sources, out if ray is None else None)
-    task_bytes = budget_bytes + _of_stores(sources, None)
+    task_bytes = budget_bytes + bytes_of_stores(sources, None)
 
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
@@ -307,7 +307,7 @@ def cluster(address: str) -> AbstractContextManager[Tasks]:
     return RayRunner(address)
 
 
-def _of_stores(sources: Sequence[Source], out: Path | Target | None) -> int:
+def bytes_of_stores(sources: Sequence[Source], out: Path | Target | None) -> int:
     """Return the memory that reading from a store and sending to it takes."""
     is_read, is_sent = any(isinstance(each.directory, str) for each in sources), isinstance(out, Target) and out.is_remote
     return store_bytes(is_read=is_read, is_sent=is_sent)
@@ -319,7 +319,7 @@ def budget_of(memory: str | int | None, sources: Sequence[Source], out: Path | T
     out: None: another process sends.
     """
     options_of(PlanOptions)["memory"].check(memory)
-    needed_bytes = _of_stores(sources, out)
+    needed_bytes = bytes_of_stores(sources, out)
     if memory is None:
         return _USUAL_BYTES - needed_bytes
     n_bytes = memory if isinstance(memory, int) else parse_size(memory, "--memory")

@@ -338,6 +338,10 @@ class ShiftedIds:
         ids = self._read(begin, end + 1)
         return ids[: end - begin], self._ends(ids, end - begin)
 
+    def read_to(self, end: int) -> None:
+        """Read the id before `end` as it lies there, where what was yielded may end sooner: so its segment is read to its end."""
+        self._ids.read(end - 1, end)
+
     def _read(self, begin: int, end: int) -> Ids:
         """Read ids; at the end of the side there may be one more than was asked for, if the shift left room for it."""
         end = min(end, self.n_tokens)

@@ -9,11 +9,7 @@ twice at once: it writes the same bytes. A portion that is there is not made aga
 
 from __future__ import annotations
 
-import os
-import socket
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -22,37 +18,32 @@ import xxhash
 from tokmill.core.bounded import Natural
 from tokmill.core.config import Content
 from tokmill.core.document_order import order_keys
-from tokmill.core.errors import DamageError, LockedError, UsageError
-from tokmill.core.manifest import read_state
-from tokmill.core.records import ITEM_BYTES, Tokens, is_url
-from tokmill.core.system import durable
-from tokmill.core.system.durable import storage_errors
-from tokmill.core.system.tree import tree_of
-from tokmill.core.text import counted
+from tokmill.core.errors import UsageError
+from tokmill.core.records import ITEM_BYTES, Tokens
 from tokmill.derive.arranging import Arranging
 from tokmill.derive.bucket_run import FIXED_BYTES, LEAST_BYTES, MIB, Operand
 from tokmill.derive.buckets import RECORD, remove_buckets
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.document_stream import ahead, whole_documents
-from tokmill.derive.loading import load_source
+from tokmill.derive.placing import Placed, StretchWriter
 from tokmill.derive.portions import Portion, PortionBuckets, PortionWriter, cut_portions, least_portion_bytes, most_buckets
 from tokmill.derive.source import ShiftedIds
-from tokmill.output import growing_path
+from tokmill.derive.tasks import TASKS_A_SLOT, Question, gone_error, load_same, save_work, understood
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.records import Counts
     from tokmill.core.system.tree import Directory
-    from tokmill.output import GrowingFile, Output
+    from tokmill.derive.placing import Stretch
+    from tokmill.derive.tasks import Tasks
+    from tokmill.output import Output
 
 _PORTION_BYTES = 256 << 20
 """Of ids, in one portion, about: some seconds of work, so that little is lost with a machine."""
-TASKS_A_SLOT = 4
-"""Portions, and buckets, for each task that can run at a time, where there is so much: so all end at about the same time."""
 _LEAST_BYTES = 8 << 20
 _HELD_SHARE = 8
 """Part of the memory that the records of a group take: those of two are held, each twice for a moment."""
@@ -60,27 +51,6 @@ _RUN_SHARE = 2
 """Part of the memory of a task that a run of a portion takes."""
 _MOST_PORTIONS = 1 << 12
 """Each is opened for each bucket: of a large corpus they are larger."""
-
-
-class Tasks(Protocol):
-    """Does tasks on several machines."""
-
-    def n_slots(self, budget_bytes: int) -> int:
-        """Return how many tasks with so much memory can run at a time. Raises UsageError where none can."""
-
-    def do(
-        self, function: str, questions: Iterable[tuple[int, bytes]], collect: Callable[[int, bytes], None], *, budget_bytes: int
-    ) -> None:
-        """Return when every question is answered. A task whose machine dies is done again.
-
-        Args:
-            function: `module:name` of a function from question to answer, bytes both.
-            questions: Each with a number, taken one by one as there is room.
-            collect: Given number and answer, in any order.
-            budget_bytes: Memory of a task.
-
-        Raises what a task raises, TokmillError.
-        """
 
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,15 +72,9 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
     """Of a task, for documents."""
 
 
-class Question(msgspec.Struct, frozen=True, kw_only=True):
+class _Question(Question, frozen=True, kw_only=True):
     """What one task is to do."""
 
-    directory: str
-    """In which the output is made."""
-    work: str
-    """Digest of the work, hex."""
-    number: Natural
-    """Of the portion, or the bucket."""
     portion: Portion | None = None
     """What is to be scattered; None: the bucket is to be written."""
     places: tuple[tuple[int, str, int, int], ...] = ()
@@ -134,12 +98,12 @@ class Spread(Arranging):
         """budget_bytes: of a task, for documents. task_bytes: of a task, all of it. The rest as of Arranging."""
         self._tasks = tasks
         self._task_bytes = task_bytes
-        self._placed = _Placed(self._write_placed)
+        self._placed = Placed(self._write_placed, np.dtype(content.dtype).newbyteorder("<"))
         output.elsewhere = self._placed
         super().__init__(operands, content, output, budget_bytes, reporter, counts)
         self._portions = cut_portions(operands, self._portion_tokens)
         identity = xxhash.xxh3_128_digest(f"{content.fingerprint()} {self._n_buckets} {self._portion_tokens}".encode())
-        work = Work(
+        self._work_is = Work(
             content=msgspec.structs.replace(content, inputs=()),
             places=tuple(str(operand.source.directory) for operand in operands),
             checksums=tuple(operand.source.manifest.checksum for operand in operands),
@@ -150,10 +114,9 @@ class Spread(Arranging):
             n_buckets=self._n_buckets,
             budget_bytes=budget_bytes,
         )
-        self._work_data = msgspec.json.encode(work)
+        self._work_digest = ""
         self._found = PortionBuckets(output.directory, identity, len(self._portions), self._n_buckets)
         self._buckets = self._found  # type: ignore[assignment]
-        self._virtual = np.empty(0, np.dtype(content.dtype).newbyteorder("<"))
 
     def _open_buckets(self, n_bytes: int, n_records: int, record_cost: int) -> None:
         n_bytes += n_records * record_cost
@@ -197,8 +160,7 @@ class Spread(Arranging):
             # From here on, what is in the directory is work that goes on.
             self._commit()
             self._output.settle()
-        with storage_errors(self._output.directory):
-            durable.replace_file(growing_path(self._output.directory, _WORK_NAME), self._work_data)
+        self._work_digest = save_work(self._output.directory, self._work_is)
         self._scatter_portions()
         self._write_val()
         for first, records in ahead(self._groups()):
@@ -223,8 +185,7 @@ class Spread(Arranging):
         self._found.digest = f"{sum(sums.values()) % (1 << 128):032x}"
 
     def _question(self, **fields: Any) -> bytes:
-        work = xxhash.xxh3_128_hexdigest(self._work_data)
-        question = Question(directory=str(self._output.directory), work=work, **fields)
+        question = _Question(directory=str(self._output.directory), work=self._work_digest, **fields)
         return msgspec.json.encode(question)
 
     # The second pass.
@@ -242,20 +203,14 @@ class Spread(Arranging):
         for bucket, of_bucket in enumerate(records, first):
             keys = order_keys(self._arrangement, of_bucket["copy"])
             lengths = of_bucket["n_ids"].astype(np.int64)[np.argsort(keys, kind="stable")]
-            self._placed.begin(bucket, ids := self._room_for(int(lengths.sum())))
+            ids = self._placed.begin(bucket, int(lengths.sum()))
             self._write(Tokens(is_val=False, ids=ids, ends=np.cumsum(lengths)), len(lengths))
             self._placed.check(self._content.format, str(self._output.directory))
         self._placed.wait()
         self._next_bucket = first + len(records)
         self._commit()
 
-    def _room_for(self, n_ids: int) -> Any:
-        """Return an array of so many ids that stands for those of a bucket; it is never looked at, so that it takes no memory."""
-        if len(self._virtual) < n_ids:
-            self._virtual = np.empty(n_ids, self._virtual.dtype)
-        return self._virtual[:n_ids]
-
-    def _write_placed(self, placed: dict[int, list[_Stretch]]) -> None:
+    def _write_placed(self, placed: dict[int, list[Stretch]]) -> None:
         """Have stretches of buckets written."""
 
         def collect(bucket: int, answer: bytes) -> None:
@@ -269,67 +224,6 @@ class Spread(Arranging):
         self._tasks.do(_NAME.format("write_bucket"), questions, collect, budget_bytes=self._task_bytes)
 
 
-class _Stretch:
-    """Bytes of a bucket that a task writes. Implements `WrittenPiece`."""
-
-    def __init__(self, begin: int, name: str, offset: int, n_bytes: int) -> None:
-        self.begin = begin
-        self.name = name
-        self.offset = offset
-        self.n_bytes = n_bytes
-        self.digest = b""
-
-
-class _Placed:
-    """Takes note of which stretch of a bucket goes where. Implements `Elsewhere`."""
-
-    def __init__(self, send: Callable[[dict[int, list[_Stretch]]], None]) -> None:
-        """send: has stretches written, by bucket, and sets their digests."""
-        self._send = send
-        self._bucket = -1
-        self._address = self._n_bytes = self._at = 0
-        self._waiting: dict[int, list[_Stretch]] = {}
-
-    def begin(self, bucket: int, ids: Any) -> None:
-        """The next bytes are those of a bucket, for which this array stands."""
-        self._bucket, self._at = bucket, 0
-        self._address, self._n_bytes = ids.ctypes.data, ids.nbytes
-
-    def check(self, format_name: str, where: str) -> None:
-        """Raise UsageError unless all of the bucket has its place."""
-        if self._at != self._n_bytes:
-            raise UsageError(
-                f"files of the format {format_name} cannot be written by several machines",
-                where=where,
-                allowed="--ray with another --format",
-                next_step="leave --ray out",
-            )
-        self._bucket, self._address, self._n_bytes = -1, 0, 0
-
-    def takes(self, view: memoryview) -> bool:
-        """See Elsewhere."""
-        if not len(view) or self._bucket < 0:
-            return False
-        return 0 <= np.frombuffer(view, np.uint8).ctypes.data - self._address < self._n_bytes
-
-    def write(self, file: GrowingFile, view: memoryview, offset: int) -> _Stretch:
-        """See Elsewhere."""
-        stretch = _Stretch(self._at, Path(str(file.path)).name, offset, len(view))
-        self._at += len(view)
-        self._waiting.setdefault(self._bucket, []).append(stretch)
-        return stretch
-
-    def wait(self) -> None:
-        """See Elsewhere."""
-        waiting, self._waiting = self._waiting, {}
-        if waiting:
-            self._send(waiting)
-
-    def close_file(self, file: GrowingFile) -> None:
-        """See Elsewhere: nothing is held for a file."""
-
-
-_WORK_NAME = "work"
 _NAME = "tokmill.derive.spreading:{}"
 
 
@@ -366,24 +260,21 @@ class _Task(Arranging):
                 break
         if left or token != portion.end:
             raise operand.source.count_error("train", portion.document + portion.n_documents - left)
-        # The last id too, so that the digests of all segments of the portion are compared.
-        reader.read(portion.end - 1, portion.end)
+        # So the digests of all segments of the portion are compared.
+        ids.read_to(portion.end)
         if portion.end == len(reader):
             operand.source.finish()
 
 
 def scatter_portion(data: bytes) -> bytes:
     """Scatter a portion, unless its file is there; return the sum of the digests of its documents, hex. Raises TokmillError."""
-    question, work, directory = _understood(data)
+    question, work, directory = understood(data, _Question, Work)
     portion, identity = question.portion, bytes.fromhex(work.identity)
     assert portion is not None
     there = PortionBuckets(directory, identity, work.n_portions, work.n_buckets).sum_of(question.number)
     if there is not None:
         return f"{there:x}".encode()
-    place = work.places[portion.operand]
-    source = load_source(place if is_url(place) else Path(place))
-    if source.manifest.checksum != work.checksums[portion.operand]:
-        raise replaced_source(place)
+    source = load_same(work.places[portion.operand], work.checksums[portion.operand])
     operand = Operand(source, work.numbers[portion.operand], work.firsts[portion.operand])
     held_bytes = (work.budget_bytes - FIXED_BYTES) // _RUN_SHARE
     try:
@@ -396,7 +287,7 @@ def scatter_portion(data: bytes) -> bytes:
 
 def write_bucket(data: bytes) -> bytes:
     """Sort a bucket and write stretches of it; return the digest of each, hex, in order. Raises TokmillError."""
-    question, work, directory = _understood(data)
+    question, work, directory = understood(data, _Question, Work)
     task = _BucketTask(work, PortionBuckets(directory, bytes.fromhex(work.identity), work.n_portions, work.n_buckets))
     return msgspec.json.encode(task.write(question, directory, (work.budget_bytes - FIXED_BYTES) * 2 // 3))
 
@@ -404,94 +295,20 @@ def write_bucket(data: bytes) -> bytes:
 class _BucketTask(_Task):
     """The writing of one bucket."""
 
-    def write(self, question: Question, directory: Directory, most_bytes: int) -> list[str]:
+    def write(self, question: _Question, directory: Directory, most_bytes: int) -> list[str]:
         """Write the stretches; return their digests. most_bytes: of a bucket that is held whole."""
-        self._left = list(question.places)
-        self._directory = directory
-        self._at = 0
-        self._digests: list[str] = []
-        self._hash = xxhash.xxh3_128()
-        self._files: dict[str, int] = {}
         bucket = question.number
-        try:
-            records, n_bytes = self._buckets.records(bucket), self._buckets.ids_bytes(bucket)
-            self._write_bucket(bucket, records, self._read(bucket, 0, n_bytes) if n_bytes <= most_bytes else None)
-            for fd in self._files.values():
-                durable.sync_file(fd)
-        except FileNotFoundError as error:
-            raise _gone(str(directory)) from error
-        finally:
-            for fd in self._files.values():
-                os.close(fd)
-        return self._digests
+        with StretchWriter(directory, question.places) as self._stretch_writer:
+            try:
+                records, n_bytes = self._buckets.records(bucket), self._buckets.ids_bytes(bucket)
+                self._write_bucket(bucket, records, self._read(bucket, 0, n_bytes) if n_bytes <= most_bytes else None)
+            except FileNotFoundError as error:
+                raise gone_error(str(directory)) from error
+            self._stretch_writer.finish(f"bucket {bucket:,}")
+            return self._stretch_writer.digests
 
     def _write(self, tokens: Tokens, n_documents: int) -> None:  # noqa: ARG002  counted elsewhere
-        view = tokens.ids.view(np.uint8).data
-        begin, self._at = self._at, self._at + len(view)
-        while self._left:
-            first, name, offset, n_bytes = self._left[0]
-            a, b = max(first, begin), min(first + n_bytes, self._at)
-            if a >= b:
-                return
-            part = view[a - begin : b - begin]
-            self._hash.update(part)
-            with storage_errors(self._directory):
-                durable.write_all_at(self._file(name), part, offset + a - first)
-            if b < first + n_bytes:
-                return
-            self._digests.append(self._hash.hexdigest())
-            self._hash = xxhash.xxh3_128()
-            del self._left[0]
-
-    def _file(self, name: str) -> int:
-        if name not in self._files:
-            self._files[name] = (growing_path(self._directory, "x").parent / name).open(os.O_RDWR)
-        return self._files[name]
+        self._stretch_writer.write(tokens.ids.view(np.uint8).data)
 
     def _wrote_bucket(self, bucket: int, digests: int) -> None:
         self._buckets.check(bucket, digests)
-        if self._left:
-            raise DamageError(
-                f"work in progress is damaged: bucket {bucket:,} ends at byte {self._at:,}",
-                where=str(self._directory),
-                allowed=f"{counted(self._left[-1][0] + self._left[-1][3], 'byte')}",
-                next_step="run the same command again with --fresh",
-            )
-
-
-def _understood(data: bytes) -> tuple[Question, Work, Directory]:
-    """Return a question, what it is about, and the directory. Raises UsageError, LockedError."""
-    question = msgspec.json.decode(data, type=Question)
-    directory = tree_of(Path(question.directory))
-    found = b""
-    with suppress(OSError, DamageError):
-        found = read_state(growing_path(directory, _WORK_NAME))
-    if not found:
-        raise UsageError(
-            f"the node {socket.gethostname()} does not see the directory in which the output is made",
-            where=question.directory,
-            allowed="a directory that all nodes of the cluster share: of an s3:// output, --stage",
-            next_step="choose another --out (or --stage), or leave --ray out",
-        )
-    if xxhash.xxh3_128_hexdigest(found) != question.work:
-        raise _gone(question.directory)
-    return question, msgspec.json.decode(found, type=Work), directory
-
-
-def _gone(where: str) -> LockedError:
-    return LockedError(
-        "another run has taken the place of the one that asked for this task",
-        where=where,
-        allowed="one run at a time",
-        next_step="wait for it to end",
-    )
-
-
-def replaced_source(place: str) -> UsageError:
-    """Return the error for a source that is not the one that the task was asked about."""
-    return UsageError(
-        "a source was replaced while it was read",
-        where=place,
-        allowed="an output that stays as it is, at one path on all nodes",
-        next_step="run the same command again",
-    )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tokmill.core.system.durable import open_growing, reserve, storage_errors
+from tokmill.derive.buckets import read_pieces
 from tokmill.output import growing_path
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tokmill.core.system.tree import Directory
+    from tokmill.core.system.tree import Directory, TreePath
 
 _AT_ONCE = 1 << 14
 """Pairs that are joined at a time: each may touch two pages."""
@@ -39,6 +40,30 @@ def shared_bands(bands: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.uint64]]
     return some, some["document"][first]
 
 
+def clusters_path(directory: Directory) -> TreePath:
+    """Return where the clusters of a deduplication lie."""
+    return growing_path(directory, "clusters")
+
+
+def _dtype_of(n_documents: int) -> np.dtype[Any]:
+    return np.dtype("<u4" if n_documents < (1 << 32) - 1 else "<u8")
+
+
+class FlatClusters:
+    """Clusters that another process has joined, and flattened: a stretch of the file is read at a time."""
+
+    def __init__(self, directory: Directory, n_documents: int) -> None:
+        self._path = clusters_path(directory)
+        self._dtype = _dtype_of(n_documents)
+
+    def firsts(self, documents: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        """Return the first document of the cluster of each of these, in order, which lie close together."""
+        first = int(documents[0])
+        found = np.empty(int(documents[-1]) - first + 1, self._dtype)
+        read_pieces(self._path, first * self._dtype.itemsize, found.view(np.uint8).data)
+        return found[(documents - np.uint64(first)).astype(np.int64)].astype(np.uint64) - np.uint64(1)
+
+
 class Clusters:
     """For each document the first of its cluster, in a file that is mapped: union and find for many pairs at a time.
 
@@ -48,8 +73,8 @@ class Clusters:
 
     def __init__(self, directory: Directory, n_documents: int, held_bytes: int) -> None:
         """held_bytes: of the file that may stay in the memory of this process between two calls."""
-        self._path = growing_path(directory, "clusters")
-        dtype = np.dtype("<u4" if n_documents < (1 << 32) - 1 else "<u8")
+        self._path = clusters_path(directory)
+        dtype = _dtype_of(n_documents)
         # An empty file cannot be mapped.
         self._n_bytes = max(1, n_documents) * dtype.itemsize
         self._is_large = self._n_bytes > held_bytes
@@ -76,6 +101,11 @@ class Clusters:
             found[begin : begin + _AT_ONCE] = self._roots(documents[begin : begin + _AT_ONCE].astype(np.int64))
             self._let_go()
         return found
+
+    def flatten(self) -> None:
+        """Let the number of each document be that of the first of its cluster: so a stretch of the file is all that it takes."""
+        for begin, parents in self._blocks():
+            self._roots(np.flatnonzero(parents) + begin)
 
     def count(self) -> int:
         """Return how many clusters there are."""

@@ -6,7 +6,7 @@ seed. It is made of the sources' ids; `verify` makes it again of the output's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -56,10 +56,9 @@ class Copying:
         self._documents = documents
         self._sections = sections
         self._removals = removals
-        self._content = content
+        self._begin(content)
         self._output = output
         self._reporter = reporter
-        self._digested = np.dtype("<u2" if content.tokenizer.n_ids <= 1 << 16 else "<u4")
         state = output.segments[-1].writer if output.segments else {}
         self._writer = make_writer(output, state, spec_of(content))
         self._place = (state.get("section", 0), state.get("token", 0), state.get("document", 0))
@@ -67,6 +66,12 @@ class Copying:
         self._counts = output.counts
         self._uncommitted_bytes = 0
         self.position_bytes = 0
+
+    def _begin(self, content: Content) -> None:
+        """Set what is the same wherever the documents are written."""
+        self._content = content
+        self._digested = np.dtype("<u2" if content.tokenizer.n_ids <= 1 << 16 else "<u4")
+        self._digest = 0
         self.written_bytes = 0
 
     @property
@@ -124,15 +129,10 @@ class Copying:
     def _copy(self, at: int, token: int, document: int) -> None:
         """Write the documents of a section that stay."""
         section = self._sections[at]
+        section.check()
         reader = section.ids(self._content.eot)
         for block, ends in ahead(whole_documents(reader, token), waits=lambda block: not len(block[1])):
-            first = section.first + document
-            gone = self._removals.between(first, max(1, len(ends))) if section.side == "train" else None
-            if len(ends):
-                self._write(section, block, ends, None if gone is None else gone["removed"] - np.uint64(first))
-                n_tokens = len(block)
-            else:
-                n_tokens = self._write_long(section, reader, token, is_gone=gone is not None and len(gone) > 0)
+            n_tokens, gone = self._take(section, reader, block, ends, token, section.first + document)
             if gone is not None and len(gone):
                 self._output.file(REMOVED_NAME).append(lines_of(gone, self._documents))
             token, document = token + n_tokens, document + max(1, len(ends))
@@ -143,6 +143,19 @@ class Copying:
         section.source.finish()
         section.source.close()
         self._place = (at + 1, 0, 0)
+
+    def _take(
+        self, section: Section, reader: ShiftedIds, block: Ids, ends: NDArray[np.int64], token: int, first: int
+    ) -> tuple[int, NDArray[Any] | None]:
+        """Write what stays of documents that follow each other. Returns their tokens, and what goes; None on the validation side.
+
+        block, ends: as of `whole_documents`, from `token` on. first: number of the first one.
+        """
+        gone = self._removals.between(first, max(1, len(ends))) if section.side == "train" else None
+        if not len(ends):
+            return self._write_long(section, reader, token, is_gone=gone is not None and len(gone) > 0), gone
+        self._write(section, block, ends, None if gone is None else gone["removed"] - np.uint64(first))
+        return len(block), gone
 
     def _write(self, section: Section, ids: Ids, ends: NDArray[np.int64], gone: NDArray[np.uint64] | None) -> None:
         """Write whole documents. gone: indexes of those that do not stay; None: of the validation side."""
@@ -178,7 +191,7 @@ class Copying:
         return n_tokens
 
     def _append(self, tokens: Tokens) -> None:
-        self._writer.append(tokens)
+        self._put(tokens)
         n_ids, n_documents = len(tokens.ids), len(tokens.ends)
         self._counts += (
             Counts(tokens_val=n_ids, documents_val=n_documents)
@@ -186,6 +199,10 @@ class Copying:
             else Counts(tokens_train=n_ids, documents_train=n_documents)
         )
         self.written_bytes += tokens.ids.nbytes
+
+    def _put(self, tokens: Tokens) -> None:
+        """Write documents where the output has them next."""
+        self._writer.append(tokens)
 
     def _noted(self, section: Section, n_tokens: int) -> None:
         n_bytes = n_tokens * ITEM_BYTES[section.source.content.dtype]

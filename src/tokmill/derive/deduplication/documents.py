@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tokmill.core.records import EotPlacement
     from tokmill.dataset import Ids
+    from tokmill.derive.portions import Portion
     from tokmill.derive.source import Source
 
 
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 class Section:
     """One side of one output."""
 
-    source: Source
+    loaded: Source | None
+    """The output; None: another task reads it."""
     index: int
     """Number of the output: those that are deduplicated from 0 on, then those that these are deduplicated against."""
     side: str
@@ -40,28 +42,42 @@ class Section:
     """Number of its first document."""
     is_protected: bool
     """Whether its documents are never removed."""
+    n_documents: int
+    """As its manifest says."""
+    n_tokens: int
+    """The same, tokens."""
+    item_bytes: int
+    """Of an id."""
 
     @property
-    def n_documents(self) -> int:
-        """As its manifest says."""
-        return int(getattr(self.source.manifest.counts, f"documents_{self.side}"))
-
-    @property
-    def n_tokens(self) -> int:
-        """The same, tokens."""
-        return int(getattr(self.source.manifest.counts, f"tokens_{self.side}"))
+    def source(self) -> Source:
+        """The output."""
+        assert self.loaded is not None
+        return self.loaded
 
     @property
     def n_bytes(self) -> int:
         """Of its ids."""
-        return self.n_tokens * ITEM_BYTES[self.source.content.dtype]
+        return self.n_tokens * self.item_bytes
 
     def ids(self, eot: EotPlacement | None = None) -> ShiftedIds:
         """Return a reader of its ids, every byte of them checked. eot: where end-of-text ids are wanted; None: where they are."""
         content = self.source.content
+        return ShiftedIds(ids_of(self.source, self.side), content.tokenizer.eot_id, content.eot, eot or content.eot)
+
+    def check(self) -> None:
+        """Raise DamageError where it does not begin or end as its end-of-text ids say."""
+        content = self.source.content
         ids = ids_of(self.source, self.side)
         check_edge(ids, content.tokenizer.eot_id, content.eot, str(self.source.directory), is_bare=False)
-        return ShiftedIds(ids, content.tokenizer.eot_id, content.eot, eot or content.eot)
+
+    def check_end(self, portion: Portion, reader: ShiftedIds, token: int, document: int) -> None:
+        """Raise DamageError unless a portion was read to its end. token, document: to which it was read."""
+        if (token, document) != (portion.end, portion.document + portion.n_documents):
+            raise self.source.count_error(self.side, document)
+        reader.read_to(portion.end)
+        if portion.end == reader.n_tokens:
+            self.source.finish()
 
 
 def sections_of(sources: Sequence[Source], against: Sequence[Source]) -> list[Section]:
@@ -71,8 +87,10 @@ def sections_of(sources: Sequence[Source], against: Sequence[Source]) -> list[Se
     wanted += [(source, i, "train", False) for i, source in enumerate(sources)]
     found, first = [], 0
     for source, index, side, is_protected in wanted:
-        found.append(Section(source, index, side, first, is_protected))
-        first += found[-1].n_documents
+        counts, item_bytes = source.manifest.counts, ITEM_BYTES[source.content.dtype]
+        n_documents, n_tokens = getattr(counts, f"documents_{side}"), getattr(counts, f"tokens_{side}")
+        found.append(Section(source, index, side, first, is_protected, n_documents, n_tokens, item_bytes))
+        first += n_documents
     return found
 
 
@@ -112,10 +130,13 @@ class Batch:
 class Documents:
     """All documents, read front to back."""
 
-    def __init__(self, sections: Sequence[Section]) -> None:
+    def __init__(self, sections: Sequence[Section], dtype: np.dtype[Any] | None = None) -> None:
+        """dtype: None: as the tokenizers of all outputs need it, which must be there then."""
         self.sections = list(sections)
-        tokenizers = [section.source.content.tokenizer for section in sections]
-        self.dtype = np.dtype("<u2" if max(each.n_ids for each in tokenizers) <= 1 << 16 else "<u4")
+        if dtype is None:
+            tokenizers = [section.source.content.tokenizer for section in sections]
+            dtype = np.dtype("<u2" if max(each.n_ids for each in tokenizers) <= 1 << 16 else "<u4")
+        self.dtype = dtype
         """Type of ids in which documents are compared, whatever the outputs have."""
         last = self.sections[-1]
         self.n = last.first + last.n_documents
@@ -130,22 +151,38 @@ class Documents:
         """Yield all documents from a place on, each source checked to its end. Raises DamageError."""
         for at in range(number, len(self.sections)):
             section = self.sections[at]
-            reader = section.ids()
-            for block, ends in ahead(whole_documents(reader, token), waits=lambda block: not len(block[1])):
-                if len(ends):
-                    batch = self._batch(section, at, block, ends, token, document, reader)
-                else:
-                    n_tokens = sum(len(piece) for piece, _, _ in pieces_of(reader, token))
-                    nothing, nowhere = block[:0].astype(self.dtype), np.zeros(0, np.int64)
-                    first = section.first + document
-                    batch = Batch(section, at, first, nothing, nowhere, nowhere, token, n_tokens, reader, is_long=True)
+            section.check()
+            for batch in self._between(at, section.ids(), token, section.n_tokens, document):
                 yield batch
-                token, document = token + batch.n_tokens, document + batch.n_documents
+                document = batch.first - section.first + batch.n_documents
             if document != section.n_documents:
                 raise section.source.count_error(section.side, document)
             section.source.finish()
             section.source.close()
             token = document = 0
+
+    def portion(self, portion: Portion) -> Iterator[Batch]:
+        """Yield the documents of a portion, whose operand is the number of a section. Raises DamageError."""
+        section = self.sections[portion.operand]
+        token, document, reader = portion.token, portion.document, section.ids()
+        for batch in self._between(portion.operand, reader, token, portion.end, document):
+            yield batch
+            token, document = batch.token + batch.n_tokens, batch.first - section.first + batch.n_documents
+        section.check_end(portion, reader, token, document)
+
+    def _between(self, at: int, reader: ShiftedIds, token: int, end: int, document: int) -> Iterator[Batch]:
+        """Yield the documents of a section from a token to another."""
+        section = self.sections[at]
+        for block, ends in ahead(whole_documents(reader, token, end), waits=lambda block: not len(block[1])):
+            if len(ends):
+                batch = self._batch(section, at, block, ends, token, document, reader)
+            else:
+                n_tokens = sum(len(piece) for piece, _, _ in pieces_of(reader, token))
+                nothing, nowhere = block[:0].astype(self.dtype), np.zeros(0, np.int64)
+                first = section.first + document
+                batch = Batch(section, at, first, nothing, nowhere, nowhere, token, n_tokens, reader, is_long=True)
+            yield batch
+            token, document = token + batch.n_tokens, document + batch.n_documents
 
     def _batch(
         self, section: Section, at: int, block: Ids, ends: NDArray[np.int64], token: int, document: int, reader: ShiftedIds
@@ -158,7 +195,8 @@ class Documents:
     def close(self) -> None:
         """Close the files of all sources."""
         for section in self.sections:
-            section.source.close()
+            if section.loaded is not None:
+                section.loaded.close()
 
     def where(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return, of documents, the index in `sections` and the number within that section."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.derive.deduplication.documents import Batch
-    from tokmill.derive.deduplication.scratch import Records, Scratch
+    from tokmill.derive.deduplication.scratch import Scratch, StoredRecords
 
 GATHERED = np.dtype([("document", "<u8"), ("label", "<u8"), ("n_ids", "<u4"), ("n_keys", "<u2")])
 """A document: its number, what it has in common with those that it is compared with, and how many ids and keys it has."""
@@ -28,6 +28,8 @@ KEY_COST = 24
 """The same of a key."""
 ROW = np.dtype([*((name, GATHERED[name]) for name in GATHERED.names or ()), ("begin", "<i8"), ("first_key", "<i8")])
 """A document as it is compared: also where its ids begin in the bucket, in bytes, and its keys in those of the block."""
+GATHERED_KINDS = ("gathered", "gathered_ids", "gathered_keys")
+"""Of records, as scratch calls them."""
 _BYTES = np.dtype("u1")
 _PIECE_BYTES = 4 << 20
 _AHEAD_BYTES = 1 << 16
@@ -105,7 +107,7 @@ class Gathering:
 
     def drop(self) -> None:
         """Remove all of it."""
-        for kind in ("gathered", "gathered_ids", "gathered_keys"):
+        for kind in GATHERED_KINDS:
             self._scratch.drop(kind)
 
 
@@ -113,11 +115,18 @@ class Gathered:
     """The documents of one bucket."""
 
     def __init__(
-        self, records: Records, ids: Records, keys: Records, bucket: int, dtype: np.dtype[Any], held_bytes: int, most: int
+        self,
+        records: StoredRecords,
+        ids: StoredRecords,
+        keys: StoredRecords,
+        bucket: int,
+        dtype: np.dtype[Any],
+        held_bytes: int,
+        most: int,
     ) -> None:
         self._records, self._ids, self._keys = records, ids, keys
         self._bucket, self._dtype, self._most = bucket, dtype, most
-        self.n_bytes = ids.lengths[bucket]
+        self.n_bytes = ids.n_bytes(bucket)
         """Of all ids."""
         self._window = 0, ids.read(bucket) if self.n_bytes <= held_bytes else np.empty(0, _BYTES)
         """Where it begins, and its bytes: all, or those that were read last."""
@@ -158,7 +167,7 @@ class Gathered:
 
     def _labels(self) -> list[tuple[int, int]]:
         """Return the first and last label of what is in memory at a time: all of the bucket, if it is no larger than usual."""
-        if self._records.lengths[self._bucket] // GATHERED.itemsize <= self._most:
+        if self._records.n_bytes(self._bucket) // GATHERED.itemsize <= self._most:
             return [(0, (1 << 64) - 1)]
         labels, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
         for some in self._records.blocks(self._bucket):

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokmill.core.errors import UsageError
-from tokmill.core.records import ITEM_BYTES
 from tokmill.core.system.memory import usable_cores
 from tokmill.derive.deduplication.candidates import Clusters, shared_bands
 from tokmill.derive.deduplication.comparison import Comparison
 from tokmill.derive.deduplication.exact import DIGEST, DIGEST_COST, MATCH, compared, copies_among, digests_of, matches_of
 from tokmill.derive.deduplication.gathering import GATHERED_COST, KEY_COST, Gathered, Gathering
-from tokmill.derive.deduplication.removals import GONE, RECORD_COST, REMOVAL, ByNumber, count_removed, follow
-from tokmill.derive.deduplication.scratch import Records, Scratch, bucket_of
+from tokmill.derive.deduplication.removals import GONE, RECORD_COST, REMOVAL, ByNumber, audit_lines, count_removed, follow
+from tokmill.derive.deduplication.scratch import StoredRecords, bucket_of
 from tokmill.derive.deduplication.signatures import BAND, BAND_COST, Signer
 
 if TYPE_CHECKING:
@@ -24,9 +23,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.core.deduplication import NearRule
-    from tokmill.core.system.tree import Directory
     from tokmill.derive.deduplication.documents import Batch, Documents
+    from tokmill.derive.deduplication.scratch import Scratch
 
+BUFFER_SHARE = 6
+"""Part of the memory that records of one kind take until they are written."""
 COMMIT_BYTES = 1 << 30
 """Of ids that are read between two commits: each costs an fsync a bucket."""
 BUCKET_BYTES = 64 << 20
@@ -45,12 +46,10 @@ class Marking:
         self,
         documents: Documents,
         near: NearRule | None,
-        directory: Directory,
-        fingerprint: str,
+        scratch: Scratch,
         room_bytes: int,
         *,
         n_sources: int,
-        compare: bool,
         note: Callable[[int], None],
         on_commit: Callable[[], None],
     ) -> None:
@@ -59,25 +58,24 @@ class Marking:
         Args:
             documents: All documents.
             near: None: documents with the same ids alone.
-            directory: The output.
-            fingerprint: Of the output.
+            scratch: Where records are kept between passes.
             room_bytes: Memory beside what Python and numpy take.
             n_sources: Outputs that are deduplicated.
-            compare: Read both copies before one of them goes. Another choice than that of an earlier run is a ChangedError.
             note: Is told how many bytes of ids were read.
             on_commit: Is called after every commit.
         """
         self._documents = documents
         self._near = near
         self._n_sources = n_sources
-        self._compares = compare
         self._note = note
         self._on_commit = on_commit
         self._most_bytes = room_bytes // 3
         """Of a bucket in memory."""
         self._bucket_bytes = min(self._most_bytes, BUCKET_BYTES)
-        self.scratch = Scratch(directory, fingerprint, room_bytes // 6, compare=compare)
-        self.state = self.scratch.state
+        self.scratch = scratch
+        self.state = scratch.state
+        self._compares = self.state.compare
+        self._n_threads = usable_cores()
         self.state.removed = self.state.removed or [[0, 0, 0, 0] for _ in range(n_sources)]
         self.removals = self._by_number("removals", REMOVAL, "removed")
         self._clusters: Clusters | None = None
@@ -85,21 +83,29 @@ class Marking:
 
     def run(self) -> None:
         """Do what is left. Raises TokmillError."""
-        passes = [self._take_digests, self._find_copies]
-        passes += [self._gather_copies, self._compare_copies] if self._compares else []
-        near_passes = [self._take_bands, self._find_candidates, self._gather_candidates, self._compare_candidates, self._follow]
-        passes += near_passes if self._near else []
-        for each in passes:
+        for name, do in self._passes().items():
             # By name: a number would mean another pass where there are more of them, or fewer.
-            if each.__name__ in self.state.completed:
+            if name in self.state.completed:
                 continue
-            each()
-            self.state.completed.append(each.__name__)
+            do()
+            self.state.completed.append(name)
             self.state.section = self.state.token = self.state.document = self.state.bucket = 0
             self._commit()
         if self._clusters is not None:
             self._clusters.remove()
         self.removals.flush()
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines about all documents that go, in order, some at a time."""
+        return audit_lines(self.removals, self._documents)
+
+    def _passes(self) -> dict[str, Callable[[], None]]:
+        """Return all passes, in order, by name."""
+        passes = [self._take_digests, self._find_copies]
+        passes += [self._gather_copies, self._compare_copies] if self._compares else []
+        near_passes = [self._take_bands, self._find_candidates, self._gather_candidates, self._compare_candidates, self._follow]
+        passes += near_passes if self._near else []
+        return {each.__name__: each for each in passes}
 
     def _n_buckets(self, n_bytes: int) -> int:
         """Return in how many buckets records are that take so much memory together."""
@@ -112,7 +118,7 @@ class Marking:
         n_buckets = self._n_buckets(n_documents * n_each * dtype.itemsize * RECORD_COST)
         return ByNumber(self.scratch, kind, dtype, field, n_documents, n_buckets)
 
-    def _digests(self) -> Records:
+    def _digests(self) -> StoredRecords:
         return self.scratch.records("digests", DIGEST, self._n_buckets(self._documents.n * DIGEST_COST * 5 // 4))
 
     def _take_digests(self) -> None:
@@ -176,14 +182,14 @@ class Marking:
     def _take_bands(self) -> None:
         """Read all documents that did not go for the bands of their signatures."""
         assert self._near
-        rule, bands, signer = self._near, self._bands(), Signer(self._near, usable_cores())
+        rule, bands, signer = self._near, self._bands(), Signer(self._near, self._n_threads)
         try:
             self._take_bands_of(rule, bands, signer)
         finally:
             signer.close()
         self.scratch.drop("gone")
 
-    def _take_bands_of(self, rule: NearRule, bands: Records, signer: Signer) -> None:
+    def _take_bands_of(self, rule: NearRule, bands: StoredRecords, signer: Signer) -> None:
         """Add the bands of all documents that are neither gone nor too short or too long; these are counted."""
         state = self.state
         copies = self._gone()
@@ -205,7 +211,7 @@ class Marking:
                 records["document"] = np.repeat((chosen + batch.first).astype(np.uint64), rule.bands)
                 bands.add(bucket_of(records["key"], bands.n_buckets), records)
 
-    def _bands(self) -> Records:
+    def _bands(self) -> StoredRecords:
         assert self._near
         n_bytes = self._documents.n * self._near.bands * BAND_COST * 5 // 4
         return self.scratch.records("bands", BAND, self._n_buckets(n_bytes))
@@ -274,7 +280,7 @@ class Marking:
     def _gone(self) -> ByNumber:
         return self._by_number("gone", GONE, "removed")
 
-    def _copies(self) -> Records:
+    def _copies(self) -> StoredRecords:
         """By the document that they are copies of, in the buckets of `removals`."""
         return self.scratch.records("copies", REMOVAL, self.removals.n_buckets)
 
@@ -300,20 +306,20 @@ class Marking:
             yield batch
             state.section, state.token = batch.number, batch.token + batch.n_tokens
             state.document = batch.first - batch.section.first + batch.n_documents
-            n_bytes = batch.n_tokens * ITEM_BYTES[batch.section.source.content.dtype]
+            n_bytes = batch.n_tokens * batch.section.item_bytes
             state.done_bytes += n_bytes
             self._uncommitted_bytes += n_bytes
             self._note(n_bytes)
             if self._uncommitted_bytes >= COMMIT_BYTES:
                 self._commit()
 
-    def _buckets(self, records: Records) -> Iterator[int]:
+    def _buckets(self, records: StoredRecords) -> Iterator[int]:
         """Yield the buckets that are left of a pass, and commit after each that was worth it."""
         records.flush()
         for bucket in range(self.state.bucket, records.n_buckets):
             yield bucket
             self.state.bucket = bucket + 1
-            self._uncommitted_bytes += records.lengths[bucket]
+            self._uncommitted_bytes += records.n_bytes(bucket)
             if self._uncommitted_bytes >= COMMIT_BYTES:
                 self._commit()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -25,20 +26,27 @@ from tokmill.derive.deduplication.copying import Copying, removal_of
 from tokmill.derive.deduplication.documents import Documents, Section, sections_of
 from tokmill.derive.deduplication.exact import DIGEST, MATCH
 from tokmill.derive.deduplication.gathering import GATHERED
-from tokmill.derive.deduplication.marking import Marking
-from tokmill.derive.deduplication.removals import GONE, REMOVAL, audit_lines
+from tokmill.derive.deduplication.marking import BUFFER_SHARE, Marking
+from tokmill.derive.deduplication.removals import GONE, REMOVAL
+from tokmill.derive.deduplication.scratch import Scratch, begun_state
+from tokmill.derive.deduplication.shared import SharedScratch, SharedState
 from tokmill.derive.deduplication.signatures import BAND
+from tokmill.derive.deduplication.spread import Cluster, SpreadCopying, SpreadMarking
+from tokmill.derive.deduplication.spread_tasks import LENGTH, PAIR
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, is_arranged, provenance
 from tokmill.derive.merging import check_agreement, merged_content, with_offsets
-from tokmill.derive.shuffling import budget_of, chosen_content, load_operands
+from tokmill.derive.run_files import INDEX_SHARE
+from tokmill.derive.shuffling import budget_of, bytes_of_stores, chosen_content, cluster, load_operands
 from tokmill.derive.source import Source, check_marks
 from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need, why_protected
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from tokmill.core.config import Content, How
     from tokmill.core.protocols import Observer
+    from tokmill.derive.tasks import Tasks
 
 _EXAMPLE = "tokmill dedup DIR --out unique"
 _LINE_BYTES = 180
@@ -69,6 +77,7 @@ def dedup(
     allow_other_split: bool = False,
     stage: str | os.PathLike[str] | None = None,
     stage_size: str | int | None = None,
+    ray: str | None = None,
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
@@ -99,6 +108,7 @@ def dedup(
         allow_other_split: Also take outputs that chose their validation documents differently.
         stage: Of an `out` in a store, the local directory in which it is made first; None: inside ~/.cache/tokmill/stage.
         stage_size: How many bytes of complete shards may wait there, a number or text such as `4GiB`.
+        ray: Address of a Ray cluster that does it, as for `tokenize`; `memory` is that of a task. None: this machine does.
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
@@ -121,7 +131,7 @@ def dedup(
     )
     content, notices = chosen_content(sources, Origin(deduplicated=rule), format, shard_tokens, shard_documents=shard_documents)
     content = with_offsets(content, offsets)
-    run = DedupRun(sources, others, rule, content, target, memory, compare=compare)
+    run = DedupRun(sources, others, rule, content, target, memory, compare=compare, ray=ray)
     return (
         run.find(audit_path, fresh=fresh, force=force, observers=observers)
         if dry_run
@@ -206,8 +216,11 @@ def dedup_each(
     return found
 
 
-def work_bytes(n_documents: int, n_bytes: int, near: NearRule | None, *, compare: bool = False) -> int:
-    """Return what is on the disk at the worst moment while copies are found, beside outputs. n_bytes: of the ids of all."""
+def work_bytes(n_documents: int, n_bytes: int, near: NearRule | None, *, compare: bool = False, is_spread: bool = False) -> int:
+    """Return what is on the disk at the worst moment while copies are found, beside outputs.
+
+    n_bytes: of the ids of all. is_spread: in tasks.
+    """
     # The digests, and all documents that go.
     each = DIGEST.itemsize + REMOVAL.itemsize + (GONE.itemsize if near else 0)
     found = n_documents * each
@@ -217,6 +230,10 @@ def work_bytes(n_documents: int, n_bytes: int, near: NearRule | None, *, compare
         # If every document is near another one: its bands twice, its ids, where its cluster begins, and what goes.
         n_bands = 2 * BAND.itemsize * near.bands
         found = max(found, n_documents * (n_bands + GATHERED.itemsize + 8 + REMOVAL.itemsize) + n_bytes)
+    if is_spread:
+        # Also how long documents are, those that stay once more, and pairs that bands make; and an index a file.
+        found += n_documents * (2 * LENGTH.itemsize + (near.bands * PAIR.itemsize if near else 0))
+        found += 2 * (found + n_bytes) // INDEX_SHARE
     return found
 
 
@@ -237,9 +254,14 @@ class DedupRun:
     out: Path | Target
     memory: str | int | None
     compare: bool = False
+    ray: str | None = None
+    """Address of a cluster that does it; None: this machine does."""
 
     def __post_init__(self) -> None:
-        self._room_bytes = budget_of(self.memory, [*self.sources, *self.against], self.out) - FIXED_BYTES
+        sources = [*self.sources, *self.against]
+        budget_bytes = budget_of(self.memory, sources, self.out if self.ray is None else None)
+        self._room_bytes = budget_bytes - FIXED_BYTES
+        self._task_bytes = budget_bytes + bytes_of_stores(sources, None)
         self._documents = Documents(sections_of(self.sources, self.against))
 
     def make(
@@ -258,8 +280,9 @@ class DedupRun:
             recorder = reporter.add(RunHistoryRecorder(output))
             made_from = tuple(provenance(source, how) for source in self.sources) if how else ()
             try:
-                marking, copying = self._marked(output, reporter)
-                copying.run()
+                with self._machines() as machines:
+                    marking, copying = self._marked(output, reporter, machines)
+                    copying.run()
                 removal = self._removal(marking)
                 counts = self._counts(removal, self.sources)
                 if how is None:
@@ -310,10 +333,11 @@ class DedupRun:
             )
         resumed = bool(output.segments)
         try:
-            marking, _ = self._marked(output, reporter)
+            with self._machines() as machines:
+                marking, _ = self._marked(output, reporter, machines)
             if audit is not None:
                 with audit.open("wb") as file:
-                    file.writelines(audit_lines(marking.removals, self._documents))
+                    file.writelines(marking.lines())
             removal = self._removal(marking)
         finally:
             self._documents.close()
@@ -359,7 +383,7 @@ class DedupRun:
         output = open_output(self.out, self.content, __version__, fresh=False, segment_bytes=COMMIT_BYTES)
         assert isinstance(output, Output)
         try:
-            marking, _ = self._marked(output, ProgressReporter(observers))
+            marking, _ = self._marked(output, ProgressReporter(observers), None)
             return [self._make_part(marking, *each, force=force, observers=observers) for each in places]
         finally:
             self._documents.close()
@@ -402,7 +426,11 @@ class DedupRun:
             notices=(),
         )
 
-    def _marked(self, output: Output, reporter: ProgressReporter) -> tuple[Marking, Copying]:
+    def _machines(self) -> AbstractContextManager[Tasks | None]:
+        """Return the machines that do it, a context; None: this one."""
+        return nullcontext() if self.ray is None else cluster(self.ray)
+
+    def _marked(self, output: Output, reporter: ProgressReporter, machines: Tasks | None) -> tuple[Marking, Copying]:
         """Find what goes, as far as that is not done, and return what writes the output."""
         copying: Copying | None = None
 
@@ -414,24 +442,53 @@ class DedupRun:
             assert copying is not None
             copying.note(n_bytes)
 
-        marking = Marking(
-            self._documents,
-            self.rule.near,
-            output.directory,
-            self.content.fingerprint(),
-            self._room_bytes,
-            n_sources=len(self.sources),
-            compare=self.compare,
-            note=note,
-            on_commit=begin,
+        marking, copying = (
+            self._here(output, reporter, note, begin)
+            if machines is None
+            else self._elsewhere(output, reporter, note, begin, Cluster(machines, self._task_bytes))
         )
-        copying = Copying(self._documents, self._written_sections(), marking.removals, self.content, output, reporter)
         n_out = sum(section.n_bytes for section in self._written_sections())
         copying.position_bytes = marking.state.done_bytes + copying.done_bytes
         n_read = n_passes(self.rule.near, compare=self.compare) * self._documents.n_bytes
         reporter.started(n_read + n_out, copying.position_bytes)
         marking.run()
         return marking, copying
+
+    def _here(
+        self, output: Output, reporter: ProgressReporter, note: Callable[[int], None], begin: Callable[[], None]
+    ) -> tuple[Marking, Copying]:
+        """Return what finds and what writes on this machine."""
+        fingerprint, near = self.content.fingerprint(), self.rule.near
+        scratch = Scratch(output.directory, fingerprint, self._room_bytes // BUFFER_SHARE, compare=self.compare)
+        n_sources = len(self.sources)
+        marking = Marking(self._documents, near, scratch, self._room_bytes, n_sources=n_sources, note=note, on_commit=begin)
+        sections = self._written_sections()
+        return marking, Copying(self._documents, sections, marking.removals, self.content, output, reporter)
+
+    def _elsewhere(
+        self,
+        output: Output,
+        reporter: ProgressReporter,
+        note: Callable[[int], None],
+        begin: Callable[[], None],
+        machines: Cluster,
+    ) -> tuple[Marking, Copying]:
+        """Return what finds and what writes in tasks."""
+        new = SharedState(fingerprint=self.content.fingerprint(), compare=self.compare, completed=[])
+        marking = SpreadMarking(
+            self._documents,
+            self.rule.near,
+            SharedScratch(output.directory, begun_state(output.directory, new)),
+            self._room_bytes,
+            sources=[*self.sources, *self.against],
+            n_sources=len(self.sources),
+            content=self.content,
+            cluster=machines,
+            note=note,
+            on_commit=begin,
+        )
+        sections = self._written_sections()
+        return marking, SpreadCopying(self._documents, sections, marking, self.content, output, reporter, machines)
 
     def _written_sections(self) -> list[Section]:
         """Return the sections that become the output."""
@@ -468,9 +525,12 @@ class DedupRun:
     def _scratch_bytes(self) -> int:
         """Return what the work takes on the disk at the worst moment, beside the output."""
         most = _most_counts(self.sources)
-        n_lines = max(0, most.documents_train * _LINE_BYTES - most.tokens_train * ITEM_BYTES[self.content.dtype])
+        is_spread = self.ray is not None
+        # Tasks write the lines first, and then they are copied.
+        n_lines = most.documents_train * _LINE_BYTES * (2 if is_spread else 1)
+        n_lines = max(0, n_lines - most.tokens_train * ITEM_BYTES[self.content.dtype])
         n_bytes = self._documents.n_ids * self._documents.dtype.itemsize
-        return work_bytes(self._documents.n, n_bytes, self.rule.near, compare=self.compare) + n_lines
+        return work_bytes(self._documents.n, n_bytes, self.rule.near, compare=self.compare, is_spread=is_spread) + n_lines
 
 
 def _of_tokenizing(counts: Counts, removal: Removal, tokenized: Counts) -> tuple[Counts, Removal]:

@@ -7,7 +7,7 @@ and then replaces the state; what a run that was killed wrote after it is overwr
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -38,6 +38,8 @@ class State(msgspec.Struct, kw_only=True):
 
     fingerprint: str
     """Of the output that it is for."""
+    is_spread: bool = False
+    """Whether it is done in tasks: what they leave each other is of no use to a run on one machine."""
     compare: bool
     """Whether both copies are read before one of them goes: that decides which passes there are."""
     completed: list[str]
@@ -62,25 +64,38 @@ class State(msgspec.Struct, kw_only=True):
     unexamined: Natural = 0
 
 
-class Records:
-    """The records of one kind, in buckets."""
+S = TypeVar("S", bound=State)
 
-    def __init__(self, directory: Directory, kind: str, dtype: np.dtype[Any], lengths: list[int], buffer_bytes: int) -> None:
-        """lengths: bytes of each bucket that are committed."""
+
+class StoredRecords:
+    """The records of one kind, in buckets, wherever these lie."""
+
+    def __init__(self, dtype: np.dtype[Any], n_buckets: int) -> None:
         self.dtype = dtype
-        self.lengths = list(lengths)
-        self._directory = directory
-        self._kind = kind
-        self._held: list[list[bytes]] = [[] for _ in lengths]
-        self._sizes = [0] * len(lengths)
-        self._held_bytes, self._most_held = 0, buffer_bytes
-        self._most = max(buffer_bytes // max(1, len(lengths)), _LEAST_PIECE)
-        self._touched: set[int] = set()
+        self.n_buckets = n_buckets
 
-    @property
-    def n_buckets(self) -> int:
-        """How many there are."""
-        return len(self.lengths)
+    def append(self, bucket: int, data: bytes) -> None:
+        """Append the bytes of records to a bucket."""
+        raise NotImplementedError
+
+    def flush(self) -> None:
+        """Write what is held, so that it can be read."""
+        raise NotImplementedError
+
+    def n_bytes(self, bucket: int) -> int:
+        """Return the bytes of a bucket that can be read."""
+        raise NotImplementedError
+
+    def read(self, bucket: int, begin: int = 0, n: int | None = None) -> NDArray[Any]:
+        """Return the records of a bucket, or `n` of them from `begin` on. Raises StorageError, DamageError."""
+        size = self.dtype.itemsize
+        found = np.empty(self.n_bytes(bucket) // size - begin if n is None else n, self.dtype)
+        self._read(bucket, begin * size, found.view(np.uint8).data)
+        return found
+
+    def _read(self, bucket: int, offset: int, view: memoryview) -> None:
+        """Fill `view` with bytes of a bucket."""
+        raise NotImplementedError
 
     def add(self, buckets: NDArray[np.int64], records: NDArray[Any]) -> None:
         """Append records, each to its bucket, in this order."""
@@ -92,40 +107,9 @@ class Records:
         for a, b in pairwise(cuts):
             self.append(int(buckets[a]), data[a:b].tobytes())
 
-    def append(self, bucket: int, data: bytes) -> None:
-        """Append the bytes of records to a bucket."""
-        self._held[bucket].append(data)
-        size = len(data) + _PIECE_COST
-        self._sizes[bucket] += size
-        self._held_bytes += size
-        if self._sizes[bucket] >= self._most:
-            self._flush(bucket)
-        elif self._held_bytes >= self._most_held:
-            self.flush()
-
-    def flush(self) -> None:
-        """Write what is held, so that it can be read."""
-        for bucket, size in enumerate(self._sizes):
-            if size:
-                self._flush(bucket)
-
-    def sync(self) -> None:
-        """Make all that was added durable. Raises StorageError."""
-        self.flush()
-        for bucket in sorted(self._touched):
-            sync_pieces(self._path(bucket))
-        self._touched.clear()
-
-    def read(self, bucket: int, begin: int = 0, n: int | None = None) -> NDArray[Any]:
-        """Return the records of a bucket, or `n` of them from `begin` on. Raises StorageError, DamageError."""
-        size = self.dtype.itemsize
-        found = np.empty(self.lengths[bucket] // size - begin if n is None else n, self.dtype)
-        read_pieces(self._path(bucket), begin * size, found.view(np.uint8).data)
-        return found
-
     def blocks(self, bucket: int) -> Iterator[NDArray[Any]]:
         """Yield the records of a bucket in the order in which they were added, some at a time."""
-        n = self.lengths[bucket] // self.dtype.itemsize
+        n = self.n_bytes(bucket) // self.dtype.itemsize
         for begin in range(0, n, _READ_RECORDS):
             yield self.read(bucket, begin, min(_READ_RECORDS, n - begin))
 
@@ -141,7 +125,7 @@ class Records:
             fields: Those that are the key together, the leading one first.
             most: Records in memory at a time.
         """
-        if self.lengths[bucket] // self.dtype.itemsize <= most:
+        if self.n_bytes(bucket) // self.dtype.itemsize <= most:
             yield self.read(bucket)
             return
         # Half of the room is for keys, half for the block; parts are not of one size.
@@ -166,6 +150,53 @@ class Records:
             numbers = block[field]
             found = np.union1d(found, numbers[mix(numbers) < np.uint64(1 << 58)])
         return 64 * (len(found) + 1)
+
+
+class Records(StoredRecords):
+    """Records on the disk of one machine."""
+
+    def __init__(self, directory: Directory, kind: str, dtype: np.dtype[Any], lengths: list[int], buffer_bytes: int) -> None:
+        """lengths: bytes of each bucket that are committed."""
+        super().__init__(dtype, len(lengths))
+        self.lengths = list(lengths)
+        self._directory = directory
+        self._kind = kind
+        self._held: list[list[bytes]] = [[] for _ in lengths]
+        self._sizes = [0] * len(lengths)
+        self._held_bytes, self._most_held = 0, buffer_bytes
+        self._most = max(buffer_bytes // max(1, len(lengths)), _LEAST_PIECE)
+        self._touched: set[int] = set()
+
+    def append(self, bucket: int, data: bytes) -> None:
+        """See StoredRecords."""
+        self._held[bucket].append(data)
+        size = len(data) + _PIECE_COST
+        self._sizes[bucket] += size
+        self._held_bytes += size
+        if self._sizes[bucket] >= self._most:
+            self._flush(bucket)
+        elif self._held_bytes >= self._most_held:
+            self.flush()
+
+    def flush(self) -> None:
+        """See StoredRecords."""
+        for bucket, size in enumerate(self._sizes):
+            if size:
+                self._flush(bucket)
+
+    def sync(self) -> None:
+        """Make all that was added durable. Raises StorageError."""
+        self.flush()
+        for bucket in sorted(self._touched):
+            sync_pieces(self._path(bucket))
+        self._touched.clear()
+
+    def n_bytes(self, bucket: int) -> int:
+        """See StoredRecords."""
+        return self.lengths[bucket]
+
+    def _read(self, bucket: int, offset: int, view: memoryview) -> None:
+        read_pieces(self._path(bucket), offset, view)
 
     def remove(self) -> None:
         """Remove all buckets. Raises StorageError."""
@@ -194,22 +225,12 @@ class Scratch:
         """
         self.directory = directory
         self._buffer_bytes = buffer_bytes
-        found = load_state(_state_path(directory), State)
-        if found is None or found.fingerprint != fingerprint:
-            found = State(fingerprint=fingerprint, compare=compare, completed=[])
-        if found.compare != compare:
-            raise ChangedError(
-                f"the work in this directory was begun {'with' if found.compare else 'without'} --compare",
-                where=str(directory),
-                option="--compare",
-                allowed=f"--compare {'given' if found.compare else 'left out'}, as when it was begun",
-                next_step="give the same options again, choose another --out, or start over with --fresh",
-            )
-        self.state = found
+        new = State(fingerprint=fingerprint, compare=compare, completed=[])
+        self.state = begun_state(directory, new)
         self._kinds: dict[str, Records] = {}
         self._dropped: list[Records] = []
 
-    def records(self, kind: str, dtype: np.dtype[Any], n_buckets: int) -> Records:
+    def records(self, kind: str, dtype: np.dtype[Any], n_buckets: int) -> StoredRecords:
         """Return the records of a kind. n_buckets: of new ones; a run that was killed may have had another memory."""
         if kind not in self._kinds:
             lengths = self.state.lengths.get(kind) or [0] * n_buckets
@@ -227,10 +248,30 @@ class Scratch:
         for kind, records in self._kinds.items():
             records.sync()
             self.state.lengths[kind] = list(records.lengths)
-        save_state(_state_path(self.directory), self.state)
+        save_state(state_path(self.directory), self.state)
         for records in self._dropped:
             records.remove()
         self._dropped = []
+
+
+def begun_state(directory: Directory, new: S) -> S:
+    """Return the state of an earlier run of the same work; where there is none, the new one.
+
+    Raises ChangedError if that run had another choice of comparing, or of tasks.
+    """
+    found = load_state(state_path(directory), type(new))
+    if found is None or found.fingerprint != new.fingerprint:
+        return new
+    for option, was, wanted in (("--compare", found.compare, new.compare), ("--ray", found.is_spread, new.is_spread)):
+        if was != wanted:
+            raise ChangedError(
+                f"the work in this directory was begun {'with' if was else 'without'} {option}",
+                where=str(directory),
+                option=option,
+                allowed=f"{option} {'given' if was else 'left out'}, as when it was begun",
+                next_step="give the same options again, choose another --out, or start over with --fresh",
+            )
+    return found
 
 
 def _parts_of(keys: NDArray[np.uint64], n_buckets: int, n_parts: int) -> NDArray[np.uint64]:
@@ -255,5 +296,6 @@ def bucket_of(keys: NDArray[np.uint64], n_buckets: int) -> NDArray[np.int64]:
     return ((keys >> np.uint64(32)) * np.uint64(n_buckets) >> np.uint64(32)).astype(np.int64)
 
 
-def _state_path(directory: Directory) -> TreePath:
+def state_path(directory: Directory) -> TreePath:
+    """Return where the state of a deduplication lies."""
     return growing_path(directory, "deduplication")
