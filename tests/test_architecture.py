@@ -27,7 +27,7 @@ TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 SIBLINGS = {target.partition(":")[0] for table in (READERS, ENGINES) for target in table.values()}
 SIBLINGS |= {spec.shard.__module__ for spec in FORMATS.values()}
 """The files that never meet, as the product's own tables name them; what else is in their directories is there to help."""
-MAKES_DURABLE = {"tokmill.core.system.durable", "tokmill.core.system.tree"}
+MAKES_DURABLE = {"tokmill.core.system.plain", "tokmill.core.system.tree"}
 PRINTS = {"tokmill.cli.console", "tokmill.cli.progress"}
 
 
@@ -110,6 +110,40 @@ def test_only_the_durable_part_renames_and_syncs() -> None:
     forbidden = {f"os.{f}" for f in ("replace", "rename", "renames", "fsync", "fdatasync", "sync", "link")} | {"shutil.move"}
     found = {name for name, tree in TREES.items() if any(f in forbidden for f, _ in called(tree))}
     assert found == MAKES_DURABLE
+
+
+OF_LINUX = {
+    "os": r"sched_\w+|SCHED_\w+|memfd_create|MFD_\w+|copy_file_range|posix_f(adv|all)\w+|POSIX_FADV_\w+|p(read|write)v2?"
+    r"|fdatasync|pipe2|eventfd\w*|pidfd_\w+|P_PIDFD|splice|sendfile|setns|unshare|getrandom|\w+xattr|timerfd_\w+|O_(PATH|TMPFILE|DIRECT|NOATIME)",
+    "mmap": r"madvise|MADV_\w+|MAP_(POPULATE|NORESERVE|STACK|DENYWRITE|EXECUTABLE)",
+    "select": r"epoll|EPOLL\w+",
+    "signal": r"sigtimedwait|sigwaitinfo|SIGRT\w+|SIGPWR|SIGSTKFLT|pidfd_\w+",
+    "resource": r"prlimit|RLIMIT_(NICE|RTPRIO|RTTIME|SIGPENDING|MSGQUEUE)",
+    "fcntl": r"F_(SETPIPE|GETPIPE|OFD|ADD_SEAL|GET_SEAL|NOTIFY)\w*",
+    "socket": r"AF_(NETLINK|PACKET|ALG|VSOCK)|SO_PEERCRED|SOCK_CLOEXEC|SOCK_NONBLOCK",
+    "time": r"CLOCK_(BOOTTIME|TAI|REALTIME_COARSE|MONOTONIC_RAW)",
+    "ctypes": r"CDLL|PyDLL|util",
+}
+"""Names in modules of Python that macOS, or POSIX, has not."""
+SEES_LINUX = "tokmill.core.system.linux"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name != SEES_LINUX))
+def test_what_only_linux_has_is_named_in_one_module(name: str) -> None:
+    nodes = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute | ast.Constant)]
+    assert [f"{ast.unparse(node)}, line {node.lineno}" for node in nodes if of_linux(node)] == []
+
+
+def test_the_module_for_linux_is_loaded_in_one_place() -> None:
+    assert [name for name in MODULES if SEES_LINUX in GRAPH[name]] == ["tokmill.core.system.current"]
+
+
+def of_linux(node: ast.Attribute | ast.Constant) -> bool:
+    """Whether a name, or a string that is a path, is there on Linux alone."""
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, str) and bool(re.match(r"/(proc|sys|dev/shm)(/|$)", node.value))
+    module = node.value.id if isinstance(node.value, ast.Name) else ""
+    return bool(re.fullmatch(OF_LINUX.get(module, r"madvise"), node.attr))
 
 
 WRITES_OUTPUTS = ("output", "derive", "run", "check")

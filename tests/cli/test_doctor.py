@@ -19,7 +19,7 @@ from tokmill.cli.doctor import Diagnosis
 from tokmill.cli.machine import Check
 from tokmill.core import extras
 from tokmill.core.extras import install_hint
-from tokmill.core.system import memory
+from tokmill.core.system import linux, memory
 from tokmill.core.system.tree import TreePath
 
 GROUPS = {"tokmill", "packages", "machine", "memory", "disk", "engine", "vocabularies", "extras", "settings"}
@@ -107,10 +107,10 @@ def test_the_quota_of_its_own_control_group_or_of_one_above_counts(tmp_path: Pat
     group = tmp_path / "user" / "job"
     group.mkdir(parents=True)
     (tmp_path / "cpu" / "user" / "job").mkdir(parents=True)
-    monkeypatch.setattr(memory, "_CGROUPS", tmp_path)
-    read = memory.read_text
+    monkeypatch.setattr(linux, "_CGROUPS", tmp_path)
+    read = linux.read_text
     told = {"/proc/self/cgroup": "4:cpu,cpuacct:/user/job\n0::/user/job\n"}
-    monkeypatch.setattr(memory, "read_text", lambda path: told.get(str(path)) or read(path))
+    monkeypatch.setattr(linux, "read_text", lambda path: told.get(str(path)) or read(path))
     (group / "cpu.max").write_text("max 100000\n")
     assert memory.cgroup_cores() is None
     (group.parent / "cpu.max").write_text("250000 100000\n")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tokmill.core.system.page_cache import ReadOnce, _resident_share, drop
+from tokmill.core.system.current import SYSTEM
+from tokmill.core.system.page_cache import ReadOnce, drop
 
 SIZE = 40 << 20
 
@@ -40,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 def resident(path: Path) -> float:
     fd = os.open(path, os.O_RDONLY)
     try:
-        return _resident_share(fd, 0, SIZE)
+        return SYSTEM.resident_share(fd, 0, SIZE)
     finally:
         os.close(fd)
 

@@ -52,9 +52,10 @@ def wait_until(condition: Callable[[], Any], process: subprocess.Popen[Any] | No
 
 
 @contextmanager
-def started(command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def started(command: Sequence[str], **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A run in a session of its own, gone at the end."""
-    with subprocess.Popen(command, stderr=subprocess.PIPE, env=clean_environment(), start_new_session=True) as process:
+    whole = clean_environment(**environment)
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=whole, start_new_session=True) as process:
         try:
             yield process
         finally:

@@ -26,7 +26,7 @@ import tokmill
 from tokmill.check.verification import verify
 from tokmill.cli import app
 from tokmill.core.errors import TokmillError
-from tokmill.core.system import child, durable, memory, refusals
+from tokmill.core.system import child, durable, linux, memory, refusals
 from tokmill.core.system.tree import beside
 from tokmill.run import memory_guard
 
@@ -112,7 +112,7 @@ def test_a_run_does_without_what_is_only_an_advantage(
         memory.trim()
         assert memory.usable_cores() >= 1
         assert memory.machine_bytes() > 0
-        os.close(child._scratch())
+        os.close(child._for_last_words())
         memory_guard.limit_growth(1 << 40)
         _copied(tmp_path)
     run_in_process([large], tmp_path / "out", {"segment_bytes": 1_000_000}, val_fraction=0.2)
@@ -203,7 +203,7 @@ def test_with_fewer_threads_a_run_waits_for_each_commit_or_says_one_thing(
 
 
 def test_without_proc_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch, complete: Path, tmp_path: Path) -> None:
-    monkeypatch.setattr(memory, "read_text", lambda _path: "")
+    monkeypatch.setattr(linux, "read_text", lambda _path: "")
     monkeypatch.setattr(psutil, "Process", lambda: (_ for _ in ()).throw(psutil.NoSuchProcess(1)))
     assert memory.rss_bytes() > 1 << 20
     assert memory.data_bytes() is None
@@ -217,7 +217,7 @@ def test_without_proc_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyP
 )
 def test_any_text_in_files_of_the_system_is_read(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(memory, "read_text", lambda _path: text)
+        patch.setattr(linux, "read_text", lambda _path: text)
         memory.machine_bytes()
         memory.rss_bytes()
         memory.share_bytes()

@@ -17,6 +17,7 @@ from tokmill.cli import machine, settings
 from tokmill.cli.machine import Check
 from tokmill.core.errors import TokmillError, UsageError
 from tokmill.core.extras import install_hint, requirements
+from tokmill.core.system.current import SYSTEM
 from tokmill.core.version import __version__
 
 if TYPE_CHECKING:
@@ -106,11 +107,12 @@ def _program() -> list[Check]:
     found = f"{platform.python_implementation()} {platform.python_version()}, {sys.executable}"
     old = sys.version_info[:2] < _OLDEST_PYTHON
     system = f"{platform.system()} {platform.release()}"
-    foreign = sys.platform != "linux"
+    foreign = SYSTEM.name != "Linux"
+    known = f"{SYSTEM.name} form of the system's calls: tokmill is tested on Linux" if foreign else None
     return [
         Check("tokmill", "version", __version__),
         Check("tokmill", "python", found, "bad" if old else "ok", "use Python 3.11 or newer" if old else None),
-        Check("tokmill", "system", system, "note" if foreign else "ok", "it is made for Linux" if foreign else None),
+        Check("tokmill", "system", system, "note" if foreign else "ok", known),
     ]
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import resource
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Literal
 
 from tokmill.core.errors import TokmillError
 from tokmill.core.system import durable, memory
+from tokmill.core.system.current import SYSTEM
 
 MIB = 1 << 20
 Status = Literal["ok", "note", "bad"]
@@ -46,15 +46,13 @@ class Check:
 
 def processor() -> list[Check]:
     """Return model, features, and how many cores this process may use."""
-    text = memory.read_text("/proc/cpuinfo")
-    model = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
-    flags = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text, re.MULTILINE)
-    found = sorted({*_FEATURES} & {*(flags[1].split() if flags else ())})
+    model, flags = SYSTEM.processor()
+    found = sorted({*_FEATURES} & flags)
     n_cores, n_usable = os.cpu_count() or 1, memory.usable_cores()
     quota = memory.cgroup_cores()
     limited = f", {n_usable} for this process" if n_usable != n_cores else ""
     checks = [
-        Check("machine", "processor", f"{platform.machine()}, {model[1].strip() if model else 'model not known'}"),
+        Check("machine", "processor", f"{platform.machine()}, {model or 'model not known'}"),
         Check("machine", "features", " ".join(found) or "none known"),
         Check("machine", "cores", f"{n_cores}{limited}"),
     ]
@@ -66,17 +64,15 @@ def processor() -> list[Check]:
 
 def memory_checks() -> list[Check]:
     """Return the memory of the machine and of the control group."""
-    total, available = memory.meminfo_bytes("MemTotal:"), memory.available_bytes()
+    total, available = memory.machine_bytes(), memory.available_bytes()
     checks = [Check("memory", "machine", _mib(total))]
     if available is not None:
         is_low = available < _LOW_BYTES
         hint = f"free some, or --memory {max(64, available // MIB // 2)}MiB" if is_low else None
         checks.append(Check("memory", "available", _mib(available), "note" if is_low else "ok", hint))
-    checks.append(Check("memory", "swap", _mib(memory.meminfo_bytes("SwapTotal:") or 0)))
+    checks.append(Check("memory", "swap", _mib(memory.swap_bytes())))
     limit, left = memory.cgroup_limit_bytes(), memory.cgroup_left_bytes()
-    version = (
-        "v2" if os.path.exists("/sys/fs/cgroup/cgroup.controllers") else "v1" if os.path.isdir("/sys/fs/cgroup/memory") else "none"
-    )
+    version = SYSTEM.group_version()
     value = f"{version}, no limit" if limit is None else f"{version}, limit {_mib(limit)}, {_mib(left)} left"
     checks.append(Check("memory", "control group", value))
     stalled = memory.stalled_percent()
@@ -105,7 +101,7 @@ def disk(directory: str) -> list[Check]:
     """Return file system, free space, and the time to make a small file durable where an output would be made."""
     wanted = Path(directory).absolute()
     place = next(p for p in (wanted, *wanted.parents) if p.is_dir())
-    kind = _filesystem(place)
+    kind = SYSTEM.file_system_kind(str(place)) or "not known"
     status = durable.file_system_of(place)
     free = status.f_bavail * status.f_frsize if status else None
     checks = [Check("disk", "place", str(place)), _of_kind(kind), _of_space(free)]
@@ -155,17 +151,6 @@ def _time_to_sync(place: Path) -> float:
             durable.sync_file(file.fileno())
             took.append(time.perf_counter() - began_s)
     return min(took)
-
-
-def _filesystem(place: Path) -> str:
-    """Return the type of the mount that holds the place: the longest mount point above it, the last of several at one point."""
-    best, kind = "", "not known"
-    for line in memory.read_text("/proc/self/mounts").splitlines():
-        _, point, found, *_ = line.split(" ")
-        point = re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), point)
-        if (f"{place}/".startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-            best, kind = point, found
-    return kind
 
 
 def _limit(value: int) -> str:

@@ -118,8 +118,10 @@ def strange_variables(known: Collection[str]) -> Iterator[tuple[str, str | None]
     """Yield the variables of the environment that are named like those of options and are none, each with the nearest that is."""
     import difflib
 
+    from tokmill.core.system.current import PLAIN_VARIABLE
+
     plain = {_bare(name): name for name in known}
-    for name in sorted(each for each in os.environ if each.startswith("TOKMILL_") and each not in known):
+    for name in sorted(each for each in os.environ if each.startswith("TOKMILL_") and each not in {*known, PLAIN_VARIABLE}):
         near = difflib.get_close_matches(_bare(name), plain, 1, 0.75)
         yield name, plain[near[0]] if near else None
 

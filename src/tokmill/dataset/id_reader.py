@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tokmill.core.errors import DamageError
+from tokmill.core.system.current import SYSTEM
 from tokmill.core.system.refusals import explaining
 from tokmill.core.text import counted
 
@@ -122,7 +123,7 @@ def _read_file(file: TokenFile, offset: int, view: memoryview, item_bytes: int) 
         stack.callback(os.close, fd)
         done = 0
         while done < len(view):
-            n = os.preadv(fd, [view[done:]], offset + done)
+            n = SYSTEM.read_into(fd, view[done:], offset + done)
             if not n:
                 missing = file.n_tokens - (offset + done - file.header_bytes) // item_bytes
                 raise DamageError(

@@ -20,6 +20,7 @@ from tokmill.core.arrangement import RECORD_BYTES
 from tokmill.core.bounded import Natural
 from tokmill.core.errors import DamageError
 from tokmill.core.system import durable
+from tokmill.core.system.current import SYSTEM
 from tokmill.core.system.durable import storage_errors
 from tokmill.output import growing_path, remove_growing
 
@@ -247,7 +248,7 @@ def read_pieces(path: TreePath, offset: int, view: memoryview) -> None:
 
 def read_open(fd: int, path: TreePath, offset: int, view: memoryview) -> None:
     """Fill `view` with bytes of an open file. Raises OSError, DamageError for a file that is too short."""
-    while view and (n := os.preadv(fd, [view], offset)):
+    while view and (n := SYSTEM.read_into(fd, view, offset)):
         offset, view = offset + n, view[n:]
     if view:
         raise damage(path, f"it is {len(view):,} bytes too short")

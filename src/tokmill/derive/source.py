@@ -20,6 +20,7 @@ from tokmill.core.manifest import Manifest, load_manifest
 from tokmill.core.records import Counts, Cursor, path_to_text
 from tokmill.core.spans import HEADER, Span, SpanChecker, add_up, spans_of
 from tokmill.core.system import page_cache
+from tokmill.core.system.current import SYSTEM
 from tokmill.core.system.tree import TreePath
 from tokmill.core.text import counted
 from tokmill.output import is_current, open_file, replaced_error
@@ -78,7 +79,7 @@ class _FileBytes(SourceBytes):
     def read_into(self, view: memoryview, offset: int) -> int:
         """See SourceBytes."""
         self._cache.before(offset)
-        return os.preadv(self.fd, [view], offset)
+        return SYSTEM.read_into(self.fd, view, offset)
 
     def close(self) -> None:
         """See SourceBytes."""

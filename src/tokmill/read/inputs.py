@@ -24,6 +24,7 @@ from tokmill.core.errors import DamagedInputError, UsageError
 from tokmill.core.local_struct import LocalStruct, MutableStruct
 from tokmill.core.patterns import ALLOWED_IN_PATTERN, alternatives, has_braces, matcher, patterns_of
 from tokmill.core.records import STDIN, WITH_FOOTER, Compression, Input, InputFormat, is_url, path_to_text
+from tokmill.core.system.current import SYSTEM
 from tokmill.core.text import counted, shortened
 from tokmill.read.own_outputs import OwnFiles
 from tokmill.store import one_spelling, path_of, register_url
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
     from tokmill.store import ObjectInfo
 
-_STDIN_NAMES = {STDIN, "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"}
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd", ".xz": "xz", ".bz2": "bzip2", ".lz4": "lz4"}
 _SHORT = {".tgz": ".tar.gz", ".tzst": ".tar.zst", ".txz": ".tar.xz", ".tbz2": ".tar.bz2"}
 _SUFFIXES: dict[InputFormat, tuple[str, ...]] = {
@@ -223,7 +223,7 @@ def find_inputs(
             next_step="tokmill tokenize corpus.txt --out data",
         )
     names = [*val_names, *names]
-    if sum(name in _STDIN_NAMES for name in names) > 1:
+    if sum(_is_stdin(name) for name in names) > 1:
         raise UsageError("standard input was given twice", where="INPUT", allowed="- once", next_step="give each input once")
     found = _Finder(patterns_of(glob), input_format, outside)
     try:
@@ -286,7 +286,7 @@ class _Finder:
 
     def add(self, name: str) -> None:
         """Add what one name stands for."""
-        if name in _STDIN_NAMES:
+        if _is_stdin(name):
             _check_stdin()
             self._append(STDIN, name, STDIN)
             return
@@ -591,9 +591,14 @@ def _stat(path: str) -> os.stat_result | None:
         raise _unreadable(path, error) from error
 
 
+def _is_stdin(name: str) -> bool:
+    """Return whether a name is that of standard input."""
+    return name in {STDIN, "/dev/stdin"} or SYSTEM.descriptor_of(name) == 0
+
+
 def _is_there(name: str) -> bool:
     """Return whether a name is that of something on this machine, or no plain path."""
-    return name in _STDIN_NAMES or os.path.lexists(name) or is_url(name) or globbing.has_magic(name) or has_braces(name)
+    return _is_stdin(name) or os.path.lexists(name) or is_url(name) or globbing.has_magic(name) or has_braces(name)
 
 
 def _nothing(name: str, what: str, next_step: str | None) -> UsageError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.errors import ChangedError, DamagedInputError
 from tokmill.core.records import STDIN, text_to_path
+from tokmill.core.system.current import SYSTEM
 from tokmill.core.system.page_cache import ReadOnce, read_ahead
 from tokmill.read.compression import new_codec
 from tokmill.read.utf8 import HEAD_BYTES, foreign
@@ -32,7 +33,6 @@ POINTER_BYTES = 1024
 _POINTER = re.compile(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\n(?:[a-z0-9.-]+ .*\n)*oid [^\n]+\nsize \d+\n?")
 _LEAST_TEXT_BYTES = 16
 """Fewer may be the beginning of anything."""
-_DESCRIPTOR = re.compile(r"/(?:dev|proc/self)/fd/(\d+)")
 
 
 class PlainStream:
@@ -343,20 +343,20 @@ def open_stored(source: Input) -> int:
     if source.path == STDIN:
         return 0
     path = text_to_path(source.path)
-    descriptor = _DESCRIPTOR.fullmatch(path)
+    descriptor = SYSTEM.descriptor_of(path)
     try:
-        return os.open(_inherited(path, descriptor[1]) if descriptor else path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+        return os.open(path if descriptor is None else _inherited(path, descriptor), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         raise _changed(source, "it is gone") from None
     except OSError as error:
         raise _unreadable(source, error, 0) from error
 
 
-def _inherited(path: str, number: str) -> str:
+def _inherited(path: str, descriptor: int) -> str:
     """Return the path of a pipe of a process substitution: the descriptor may be one of the parent process's."""
-    for candidate in (path, f"/proc/{os.getppid()}/fd/{number}"):
+    for candidate in (path, SYSTEM.path_in_parent(descriptor)):
         try:
-            if stat.S_ISFIFO(os.stat(candidate).st_mode):
+            if candidate and stat.S_ISFIFO(os.stat(candidate).st_mode):
                 return candidate
         except OSError:
             continue

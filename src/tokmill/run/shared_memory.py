@@ -11,6 +11,8 @@ import os
 from collections import deque
 from enum import IntEnum
 
+from tokmill.core.system.memory import forget
+
 _ALIGNMENT = 64
 
 
@@ -73,7 +75,7 @@ class SharedMemory:
     def forget(self, begin: int, n_bytes: int) -> None:
         """Let these bytes no longer count as memory of this process; they stay as they are."""
         first = begin // mmap.PAGESIZE * mmap.PAGESIZE
-        self.mapping.madvise(mmap.MADV_DONTNEED, first, begin + n_bytes - first)
+        forget(self.mapping, first, begin + n_bytes - first)
 
 
 class Ring:

@@ -60,7 +60,7 @@ class Child:
         try:
             opened += os.pipe()
             opened += os.pipe()
-            opened.append(_scratch())
+            opened.append(_for_last_words())
             job_read, self._job_write, self._event_read, event_write, self._stderr = opened
             # It inherits its ends as copies, under the numbers of ours, which it does not inherit.
             its_job, its_event = self._job_write, self._event_read
@@ -210,15 +210,12 @@ def end_early() -> None:
         _early.pop().end()
 
 
-def _scratch() -> int:
-    """Open a file for what a child writes to standard error: in memory, as a disk may be read-only; else on a disk, or nowhere."""
+def _for_last_words() -> int:
+    """Open a file for what a child writes to standard error, which is nowhere if no file can be made."""
+    from tokmill.core.system.current import SYSTEM
+
     try:
-        return os.memfd_create("tokmill-stderr")
-    except (OSError, AttributeError):
-        import tempfile
-    try:
-        with tempfile.TemporaryFile() as file:
-            return os.dup(file.fileno())
+        return SYSTEM.scratch_file()
     except OSError:
         return os.open(os.devnull, os.O_RDWR)
 

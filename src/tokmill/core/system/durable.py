@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DiskFullError, LinkError, LockedError, StorageError
-from tokmill.core.system.memory import read_text
+from tokmill.core.system.current import SYSTEM
 from tokmill.core.system.refusals import FULL, full, optional
 
 if TYPE_CHECKING:
@@ -133,14 +133,8 @@ def truncate(path: TreePath, size_bytes: int) -> None:
 
 def reserve(fd: int, n_bytes: int) -> None:
     """Let an open file have so many bytes, zeros where it had none, and room on the disk for all of them. Raises OSError."""
-    if hasattr(os, "posix_fallocate"):
-        try:
-            os.posix_fallocate(fd, 0, n_bytes)
-        except OSError as error:
-            if error.errno not in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
-                raise
-        else:
-            return
+    if SYSTEM.reserve(fd, n_bytes):
+        return
     for offset in range(os.fstat(fd).st_size, n_bytes, _COPY_BYTES):
         write_all_at(fd, bytes(min(_COPY_BYTES, n_bytes - offset)), offset)
 
@@ -161,18 +155,17 @@ def copy_range(
     Raises:
         OSError: EIO, if the source ends too early, among others.
     """
-    in_kernel = getattr(os, "copy_file_range", None)
-    done = 0
+    is_in_kernel, done = True, 0
     while done < n_bytes:
         n = 0
         try:
-            if in_kernel:
-                n = in_kernel(source_fd, target_fd, n_bytes - done, source_offset + done, target_offset + done)
+            if is_in_kernel:
+                n = SYSTEM.copy(source_fd, source_offset + done, target_fd, target_offset + done, n_bytes - done)
         except InterruptedError:
             continue
         except OSError:
             # It does not work here, or for these files; a disk that fails says so again below.
-            in_kernel = None
+            is_in_kernel = False
         if not n:
             size = min(n_bytes - done, _COPY_BYTES)
             block = data[done:] if data is not None else os.pread(source_fd, size, source_offset + done)
@@ -191,7 +184,7 @@ def file_system_of(path: Directory) -> os.statvfs_result | None:
 
 def sync_file(fd: int) -> None:
     """Return when the file's bytes are on the disk."""
-    os.fsync(fd)
+    SYSTEM.sync(fd)
 
 
 def sync_directory(path: TreePath) -> None:
@@ -208,7 +201,7 @@ def write_file(path: TreePath, data: bytes) -> None:
     fd = create(path)
     try:
         write_all(fd, data)
-        os.fsync(fd)
+        sync_file(fd)
     finally:
         os.close(fd)
     sync_directory(path.parent)
@@ -288,7 +281,7 @@ def copy_file(source: TreePath, target: TreePath) -> None:
         copy = create(unnamed)
         try:
             copy_range(fd, 0, copy, 0, os.fstat(fd).st_size)
-            os.fsync(copy)
+            sync_file(copy)
         finally:
             os.close(copy)
     finally:
@@ -499,22 +492,9 @@ def _is_at(path: TreePath, fd: int) -> bool:
 
 def _mark() -> str:
     """Return what tells this process from every other: its id, its machine, that one's start, its namespace, and its own start."""
-    namespace = _UNKNOWN
-    with optional():
-        namespace = os.readlink("/proc/self/ns/pid")
-    boot = read_text("/proc/sys/kernel/random/boot_id").strip() or _UNKNOWN
+    boot, namespace = SYSTEM.place() or (_UNKNOWN, _UNKNOWN)
     node = "".join(os.uname().nodename.split())[:64] or _UNKNOWN
-    return f"{os.getpid()} {node} {boot} {namespace} {_start_of(os.getpid())}"
-
-
-def _start_of(pid: int) -> str:
-    """Return when a process was started, as the kernel counts."""
-    with optional():
-        # In another namespace's /proc the ids mean other processes.
-        if os.readlink("/proc/self") == str(os.getpid()):
-            state, *fields = read_text(f"/proc/{pid}/stat").rpartition(")")[2].split()
-            return "ended" if state in "XZ" else fields[18]
-    return _UNKNOWN
+    return f"{os.getpid()} {node} {boot} {namespace} {SYSTEM.start_of(os.getpid()) or _UNKNOWN}"
 
 
 def _is_dead(mark: bytes) -> bool:
@@ -531,4 +511,4 @@ def _is_dead(mark: bytes) -> bool:
         pass
     except ValueError:
         return False
-    return _UNKNOWN not in (began, now := _start_of(int(pid))) and began != now
+    return _UNKNOWN not in (began, now := SYSTEM.start_of(int(pid)) or _UNKNOWN) and began != now

@@ -1,16 +1,16 @@
 """Leaves the page cache as it was: what a run reads and writes does not push out what other programs use.
 
 A part of a file that was not in memory before it was read is dropped after it; one that was stays, for another program uses it.
-Asking (`mincore`) costs 0.1 ms for each 32 MiB. Where the system cannot do this, nothing is done.
+Where the system does not say what is in memory, nothing is done.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
-import os
 
-from tokmill.core.system.refusals import optional
+from tokmill.core.system.current import SYSTEM
+
+drop, read_ahead = SYSTEM.drop_pages, SYSTEM.read_ahead
 
 _PART_BYTES = 8 << 20
 _SMALLEST_BYTES = 1 << 20
@@ -26,7 +26,7 @@ class ReadOnce:
     def __init__(self, fd: int, size_bytes: int) -> None:
         """size_bytes: of the file; 0 for one that has no size, for which nothing is done."""
         self._fd = fd
-        self._size = size_bytes if size_bytes >= _SMALLEST_BYTES and hasattr(os, "posix_fadvise") else 0
+        self._size = size_bytes if size_bytes >= _SMALLEST_BYTES else 0
         self._begin = 0
         self._end = 0
         self._seen = 0
@@ -42,7 +42,7 @@ class ReadOnce:
         self._begin = offset - offset % mmap.ALLOCATIONGRANULARITY
         self._end = min(self._begin + _PART_BYTES, self._size)
         if self._begin + ahead < self._end:
-            self._was_resident = _resident_share(self._fd, self._begin + ahead, self._end) >= _RESIDENT_SHARE
+            self._was_resident = SYSTEM.resident_share(self._fd, self._begin + ahead, self._end) >= _RESIDENT_SHARE
         else:
             self._was_resident = False
 
@@ -52,29 +52,3 @@ class ReadOnce:
             # What comes behind it may be read by another process now.
             drop(self._fd, self._begin, min(self._end, self._seen) - self._begin)
             self._was_resident = True
-
-
-def drop(fd: int, offset: int, n_bytes: int) -> None:
-    """Drop clean pages: a hint, which a pipe or a strange file system does not take."""
-    with optional():
-        os.posix_fadvise(fd, offset, n_bytes, os.POSIX_FADV_DONTNEED)
-
-
-def read_ahead(fd: int) -> None:
-    """Say that a file will be read from front to back."""
-    with optional():
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-
-
-def _resident_share(fd: int, begin: int, end: int) -> float:
-    """Return the share of the pages between two offsets that are in memory; 1 if the system does not say."""
-    n_pages = -(-(end - begin) // mmap.PAGESIZE)
-    pages = (ctypes.c_ubyte * n_pages)()
-    try:
-        with mmap.mmap(fd, end - begin, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE, offset=begin) as mapped:
-            first = ctypes.c_char.from_buffer(mapped)
-            failed = ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(first)), ctypes.c_size_t(end - begin), pages)
-            del first
-    except (OSError, ValueError, AttributeError):
-        return 1.0
-    return 1.0 if failed else bytes(pages).count(1) / n_pages

@@ -12,10 +12,13 @@ import msgspec
 
 from tokmill.core.errors import TokmillError, error_classes
 from tokmill.core.events import PARTS_OF_ERROR, Failed
-from tokmill.core.system.refusals import explained, optional
+from tokmill.core.system.current import SYSTEM
+from tokmill.core.system.refusals import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+end_with_parent, name_process = SYSTEM.end_with_parent, SYSTEM.name_process
 
 
 def error_of(event: Failed) -> TokmillError:
@@ -30,12 +33,9 @@ class Parent:
     """The parent process, as its child sees it: the pipe of the job, and the pipe of the answers."""
 
     def __init__(self, job_fd: int, event_fd: int) -> None:
-        # Here, so that the parent does not load it.
-        from tokmill.core.system.memory import mark_for_oom_killer
-
         # Ctrl-C reaches every process of the terminal; the parent decides what it means.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        mark_for_oom_killer()
+        SYSTEM.mark_for_oom_killer()
         self._lifeline: IO[bytes] = os.fdopen(job_fd, "rb")
         self._events = os.fdopen(event_fd, "wb", buffering=0)
         self._writing = threading.Lock()
@@ -63,31 +63,6 @@ class Parent:
             if line.strip() == b"stop":
                 on_stop()
         os._exit(1)
-
-
-_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-
-
-def end_with_parent(parent: int) -> None:
-    """Let the kernel, where it can, kill this process as soon as its parent is dead: even a stopped one writes nothing more.
-
-    parent: its id. It must have forked this process in its main thread: for the kernel, the thread that forked is the parent.
-    """
-    import ctypes
-
-    with optional():
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        # It was dead before.
-        os._exit(1)
-
-
-def name_process(name: str) -> None:
-    """Let `top` and `ps -o comm` show this process by a name of at most 15 bytes, where the kernel can."""
-    import ctypes
-
-    with optional():
-        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def serve_once(answer: Callable[[bytes], msgspec.Struct]) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from tokmill.core.errors import LinkError
+from tokmill.core.system.current import SYSTEM
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,8 +31,7 @@ T = TypeVar("T")
 
 _PART = re.compile(r"(?:.*/)?(\.tokmill/parts/\d{5,})")
 """The output of a part: what lies above these names was named."""
-_PASSED = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-"""For a directory that only leads to another."""
+_PASSED = SYSTEM.passing_flags
 _OPENED = os.O_CLOEXEC | os.O_NONBLOCK
 """O_NONBLOCK: a pipe in a file's place must not be waited for."""
 _ELSEWHERE = {errno.ELOOP, errno.ENOTDIR}
@@ -203,7 +203,7 @@ class TreePath:
         """Return when the names in a directory are on the disk."""
         fd = self._open_directory()
         try:
-            os.fsync(fd)
+            SYSTEM.sync(fd)
         finally:
             os.close(fd)
 

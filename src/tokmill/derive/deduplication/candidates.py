@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tokmill.core.system import memory
 from tokmill.core.system.durable import open_growing, reserve, storage_errors
 from tokmill.derive.buckets import read_pieces
 from tokmill.output import growing_path
@@ -159,5 +160,5 @@ class Clusters:
 
     def _let_go(self) -> None:
         """Give pages back, which stay in the system's cache: of a mapped file, they count as memory of this process."""
-        if self._is_large and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)
+        if self._is_large:
+            memory.forget(self._map, 0, len(self._map))
