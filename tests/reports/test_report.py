@@ -9,7 +9,6 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 from support.commands import called, clean_environment
 from support.corpora import write_corpus
+from support.html_page import Page
 from support.outputs import collect_data, give_history, write_output
 
 import tokmill
@@ -37,36 +37,6 @@ HOSTILE = [
     "\x1b[2J\u202etxt.exe\u2066\u200b\x00",
     "&lt;script&gt; &amp;",
 ]
-VOID = {"meta", "link", "br", "img", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """Elements with their attributes, the text, and what was not closed as it was opened."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.wrong: list[str] = []
-        self._open: list[str] = []
-        self.feed(html)
-        self.close()
-        self.wrong += self._open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self._open or self._open.pop() != tag:
-            self.wrong.append(tag)
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def commands_of(directory: Path) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xxhash
 from hypothesis import given, strategies as st
 
 from tokmill.core.errors import DamageError
@@ -13,13 +14,16 @@ from tokmill.core.records import EotPlacement
 from tokmill.dataset.id_reader import IdReader
 from tokmill.dataset.token_files import TokenFile
 from tokmill.reports import token_stats
+from tokmill.reports.shared_documents import DocumentDigests
 from tokmill.reports.token_stats import SideStatistics, TokenStatistics
 
 EOT = 7
 SIZES = np.array([1, 2, 3, 4, 5, 6, 9, 0], np.int64)
 
 
-def tallied(ids: list[int], eot: EotPlacement, directory: Path, block: int, n_files: int = 1) -> tuple[SideStatistics, list[int]]:
+def tallied(
+    ids: list[int], eot: EotPlacement, directory: Path, block: int, n_files: int = 1, digests: DocumentDigests | None = None
+) -> tuple[SideStatistics, list[int]]:
     files = []
     for i, part in enumerate(np.array_split(np.array(ids, "<u2"), n_files)):
         path = directory / f"{i}.bin"
@@ -28,7 +32,7 @@ def tallied(ids: list[int], eot: EotPlacement, directory: Path, block: int, n_fi
     statistics = TokenStatistics(8, EOT, eot, SIZES)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(token_stats, "BLOCK_TOKENS", block)
-        *_, (_, found) = statistics.read_side(IdReader.of_files("train", files, "uint16"))
+        *_, (_, found) = statistics.read_side(IdReader.of_files("train", files, "uint16"), digests)
     assert statistics.frequencies is not None
     return found, statistics.frequencies.tolist()
 
@@ -54,6 +58,21 @@ def test_documents_are_those_of_a_plain_loop(
     assert found.densities.tolist() == densities.tolist()
     assert int(found.window_bytes.sum()) == sum(int(SIZES[i]) for i in ids)
     assert frequencies == np.bincount(ids, minlength=8).tolist() if ids else sum(frequencies) == 0
+
+
+@given(documents, st.sampled_from(["after", "before"]), st.integers(1, 9), st.booleans())
+def test_digests_are_those_of_whole_documents_wherever_blocks_end(
+    tmp_path_factory: pytest.TempPathFactory, made: list[list[int]], eot: EotPlacement, block: int, is_open: bool
+) -> None:
+    ids = [i for d in made for i in ([EOT, *d] if eot == "before" else [*d, EOT])]
+    if is_open and eot == "after" and made and made[-1]:
+        ids.pop()
+    digests = DocumentDigests()
+    tallied(ids, eot, tmp_path_factory.mktemp("side"), block, digests=digests)
+    expected: dict[int, list[int]] = {}
+    for d in filter(None, made):
+        expected.setdefault(xxhash.xxh3_64_intdigest(np.array(d, "<u4").tobytes()), []).append(len(d))
+    assert digests.rows(0).tolist() == [(digest, len(n), sum(n)) for digest, n in sorted(expected.items())]
 
 
 def test_a_last_document_without_its_end_is_counted(tmp_path: Path) -> None:

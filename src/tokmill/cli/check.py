@@ -34,7 +34,15 @@ BARE_EOT_ID = Option(
     help="End-of-text id in bare files.",
 )
 _PAGE = Parameter(
-    Option(name="out", short="-o", group=OUTPUT, metavar="FILE", usual="DIR/report.html", help="The page.", has_variable=False)
+    Option(
+        name="out",
+        short="-o",
+        group=OUTPUT,
+        metavar="FILE",
+        usual="DIR/report.html, or comparison.html here",
+        help="The page.",
+        has_variable=False,
+    )
 )
 _PAGE.envvar = "TOKMILL_REPORT"
 
@@ -214,6 +222,7 @@ def inspect(
     root,
     "report",
     Argument("directory", "DIR", "Output directory, complete or interrupted.", required=True),
+    Argument("other", "OTHER", "Another one, to compare the two; both complete.", required=False),
     _PAGE,
     Option(
         name="force",
@@ -227,12 +236,13 @@ def inspect(
     JSON,
     QUIET,
     VERBOSE,
-    short_help="A page about an output: one HTML file that needs nothing else.",
+    short_help="A page about an output, or about two that it compares: one HTML file that needs nothing else.",
 )
 def report(
     console: Console,
     *,
     directory: str,
+    other: str | None,
     out: str | None,
     force: bool,
     tokenizer: str | None,
@@ -242,6 +252,7 @@ def report(
 ) -> None:
     """Write a page about DIR: counts, speed and memory, lengths of documents, frequent tokens, inputs, what was skipped.
 
+    With OTHER, compare the two: numbers, lengths, documents that both have, token frequencies, settings.
     It reads the ids once, in little memory, and needs matplotlib and jinja2 (the extra `report`).
     """
     from tokmill.cli import render
@@ -250,5 +261,5 @@ def report(
 
     check_extra()
     with make_progress(verb="reading", quiet=quiet, verbose=verbose) as progress:
-        made = make_report(directory, out, force=force, tokenizer=tokenizer, observers=[progress])
+        made = make_report(directory, out, other=other, force=force, tokenizer=tokenizer, observers=[progress])
     console.print_result(render.json_line(made) if json else "" if quiet else render.page_lines(made))

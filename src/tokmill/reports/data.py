@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content
     from tokmill.core.manifest import Segment
     from tokmill.core.protocols import Encoder, Observer
+    from tokmill.reports.shared_documents import DocumentDigests
 
 MOST_FREQUENT = 40
 MOST_SKIPS = 50
@@ -70,6 +71,11 @@ class ReportData:
     """By name; empty for an output that is not complete."""
     knows_sizes: bool = False
     """Whether bytes per token are known for each document."""
+    digests: dict[str, DocumentDigests] = field(default_factory=dict)
+    """By side: what is told of its documents while the ids are read, for a comparison."""
+    frequencies: NDArray[np.int64] | None = None
+    """How often each id occurs, shape (n_ids,); None: not known."""
+    decoder: Encoder | None = None
     frequent: list[FrequentToken] = field(default_factory=list)
     n_distinct_ids: int | None = None
     skips: list[dict[str, Any]] = field(default_factory=list)
@@ -137,7 +143,8 @@ def add_statistics(data: ReportData, observers: Sequence[Observer] = (), tokeniz
         data.missing.append(f"Speed and memory over time: {why}")
     _read_skips(data)
     if data.manifest:
-        _read_ids(data, data.manifest, observers, _decoder(data, tokenizer_name))
+        data.decoder = _decoder(data, tokenizer_name)
+        _read_ids(data, data.manifest, observers)
     else:
         data.missing.append(
             "Lengths of documents, frequent tokens and the comparison of the two sides: the output is not complete, so its ids "
@@ -174,8 +181,8 @@ def _note_skip(data: ReportData, line: bytes, known: set[str]) -> None:
             data.skips.append(skip)
 
 
-def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer], decoder: Encoder | None) -> None:
-    content = data.content
+def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer]) -> None:
+    content, decoder = data.content, data.decoder
     tokenizer = content.tokenizer
     sizes = text_lengths(decoder, tokenizer) if decoder and is_lossless(tokenizer) and tokenizer.n_ids <= MOST_COUNTED_IDS else None
     if decoder and sizes is None:
@@ -192,11 +199,13 @@ def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer
     reporter.started(total, 0)
     position = 0
     for name in SIDES:
-        for n_bytes, side in statistics.read_side(IdReader.of_files(name, files.get(name, ()), content.dtype)):
+        ids = IdReader.of_files(name, files.get(name, ()), content.dtype)
+        for n_bytes, side in statistics.read_side(ids, data.digests.get(name)):
             position += n_bytes
             reporter.progress(position)
             data.sides[name] = side
-    _keep_frequent(data, statistics.frequencies, decoder)
+    data.frequencies = statistics.frequencies
+    _keep_frequent(data)
 
 
 def _decoder(data: ReportData, name: str | None) -> Encoder | None:
@@ -213,21 +222,22 @@ def _decoder(data: ReportData, name: str | None) -> Encoder | None:
         return None
 
 
-def _text_of(decoder: Encoder, number: int) -> bytes | None:
+def token_of(data: ReportData, number: int, n: int) -> FrequentToken:
+    """Return an id that occurs `n` times, with its text."""
+    if number == data.content.tokenizer.eot_id or data.decoder is None:
+        return FrequentToken(number, n, None, is_special=number == data.content.tokenizer.eot_id)
     try:
-        return decoder.decode(np.array([number], np.uint32))
+        text = data.decoder.decode(np.array([number], np.uint32))
     except TokmillError:
-        return None
+        return FrequentToken(number, n, None, is_special=False)
+    return FrequentToken(number, n, printable_bytes(text), is_special=False)
 
 
-def _keep_frequent(data: ReportData, frequencies: NDArray[np.int64] | None, decoder: Encoder | None) -> None:
+def _keep_frequent(data: ReportData) -> None:
+    frequencies = data.frequencies
     if frequencies is None:
         data.missing.append("Frequent tokens: the vocabulary is too large, or not known.")
         return
     data.n_distinct_ids = int(np.count_nonzero(frequencies))
     top = np.argsort(-frequencies, kind="stable")[:MOST_FREQUENT].tolist()
-    for number in top:
-        n, is_special = int(frequencies[number]), number == data.content.tokenizer.eot_id
-        text = _text_of(decoder, number) if decoder and not is_special else None
-        if n:
-            data.frequent.append(FrequentToken(number, n, None if text is None else printable_bytes(text), is_special))
+    data.frequent += [token_of(data, number, n) for number in top if (n := int(frequencies[number]))]

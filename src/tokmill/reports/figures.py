@@ -30,8 +30,7 @@ _LEAST = 3
 """Points of a chart, documents of a histogram: fewer are better read as numbers."""
 _MIB = 1 << 20
 _UNITS = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
-_SIDES = (("train", ONE), ("val", TWO))
-_NAMES = {"train": "train", "val": "validation"}
+_SIDES = (("train", "train", ONE), ("val", "validation", TWO))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +101,19 @@ def history_figures(data: ReportData) -> list[Figure]:
 
 def document_figures(data: ReportData) -> list[Figure]:
     """Return the figures of lengths of documents and bytes per token, of both sides and along the corpus."""
-    sides = [(name, colour, data.sides[name]) for name, colour in _SIDES if name in data.sides and data.sides[name].n_documents]
-    figures = []
-    if sum(side.n_documents for _, _, side in sides) >= _LEAST:
-        figures.append(_length_figure(sides))
-        if data.knows_sizes:
-            figures.append(_density_figure(sides))
-    return [*figures, *_drift_figures(data)]
+    sides = [(label, colour, data.sides[name]) for name, label, colour in _SIDES if name in data.sides]
+    return [*size_figures(sides, knows_sizes=data.knows_sizes), *_drift_figures(data)]
+
+
+def size_figures(sides: Sequence[tuple[str, str, SideStatistics]], *, knows_sizes: bool) -> list[Figure]:
+    """Return the figures of lengths of documents and, if they are known, of their bytes per token.
+
+    sides: name, colour and statistics of what is compared.
+    """
+    sides = [each for each in sides if each[2].n_documents]
+    if sum(side.n_documents for _, _, side in sides) < _LEAST:
+        return []
+    return [_length_figure(sides), *([_density_figure(sides)] if knows_sizes else [])]
 
 
 def _drift_figures(data: ReportData) -> list[Figure]:
@@ -185,7 +190,7 @@ def _length_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
     ticks = [2 ** (i // 2) for i in range(bins.start + bins.start % 2, min(bins.stop + 1, LENGTH_BINS), step)]
     chart.log_x(ticks, [_short(tick) for tick in ticks])
     said = "; ".join(
-        f"{_NAMES[name]}: {side.n_documents:,} documents, median about {side.quantile(0.5):,.0f} tokens, the longest "
+        f"{name}: {side.n_documents:,} documents, median about {side.quantile(0.5):,.0f} tokens, the longest "
         f"{side.longest:,}" + (f", {side.n_empty:,} empty" if side.n_empty else "")
         for name, _, side in sides
     )
@@ -198,12 +203,10 @@ def _density_figure(sides: Sequence[tuple[str, str, SideStatistics]]) -> Figure:
     edges = [i * DENSITY_STEP for i in range(DENSITY_BINS + 1)]
     chart, _, table = _histogram("density", "bytes per token of a document", sides, densities, edges, 1)
     means = "; ".join(
-        f"{_NAMES[name]}: {side.window_bytes.sum() / side.n_in_documents:.2f} over all"
-        for name, _, side in sides
-        if side.n_in_documents
+        f"{name}: {side.window_bytes.sum() / side.n_in_documents:.2f} over all" for name, _, side in sides if side.n_in_documents
     )
     drawn = chart.svg("Bytes per token, document by document", f"A histogram. {means}.")
-    caption = f"{means}. Two peaks may be two languages; the two sides should have the same."
+    caption = f"{means}. Two peaks may be two languages."
     return Figure("Bytes per token of documents", drawn, caption, table)
 
 
@@ -225,13 +228,13 @@ def _histogram(
     shown = [i for i, values in enumerate(counts) if i == 0 or values.sum() >= _FEW]
     for i in shown:
         shares = (100 * counts[i][bins.start : bins.stop] / max(int(counts[i].sum()), 1)).tolist()
-        label = _NAMES[sides[i][0]] if len(shown) > 1 else None
+        label = sides[i][0] if len(shown) > 1 else None
         chart.bars(edges[bins.start : bins.stop + 1], shares, colour=sides[i][1], label=label)
     chart.y_between(0)
     rows = [
         (f"{edges[i]:,.{decimals}f} to {edges[i + 1]:,.{decimals}f}", *(f"{int(values[i]):,}" for values in counts)) for i in bins
     ]
-    return chart, bins, Table(f"Documents by {x}", (x, *(_NAMES[name] for name, _, _ in sides)), rows, numbers=(1, 2))
+    return chart, bins, Table(f"Documents by {x}", (x, *(name for name, _, _ in sides)), rows, numbers=(1, 2))
 
 
 def _short(n: int) -> str:

@@ -1,4 +1,4 @@
-"""`report`: one HTML page about an output directory, without references to anything else.
+"""`report`: one HTML page about an output directory, or about two, without references to anything else.
 
 The page never replaces a file of an output, of the corpus, or that tokmill did not make.
 """
@@ -22,6 +22,7 @@ from tokmill.core.system.refusals import explaining
 from tokmill.core.system.tree import beside
 from tokmill.core.text import counted, format_bytes, format_duration, format_memory, format_rate, printable, printable_line
 from tokmill.output import why_protected
+from tokmill.reports.comparing import comparison, missing_of, prepare
 from tokmill.reports.data import MOST_SKIPS, ReportData, add_statistics, load_data
 from tokmill.reports.figures import Table, document_figures, history_figures
 from tokmill.reports.mixture import mixture_figures, val_table
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Observer
     from tokmill.core.records import Counts
 
-REPORT_NAME = "report.html"
+REPORT_NAME, COMPARISON_NAME = "report.html", "comparison.html"
 _HEAD = b"<!doctype html>"
 _TITLE = b"<title>tokmill: "
 _HEAD_BYTES = 256
@@ -61,15 +62,18 @@ def report(
     directory: str | os.PathLike[str],
     out: str | os.PathLike[str] | None = None,
     *,
+    other: str | os.PathLike[str] | None = None,
     force: bool = False,
     tokenizer: str | None = None,
     observers: Sequence[Observer] = (),
 ) -> ReportPage:
-    """Write a page about an output directory, complete or interrupted, as `tokmill report` does.
+    """Write a page about an output directory, complete or interrupted, or one that compares two, as `tokmill report` does.
 
     Args:
         directory: Of the output.
-        out: The file to write; None: `report.html` in the directory.
+        out: The file to write; None: `report.html` in the directory, of a comparison `comparison.html` in the working directory.
+        other: Another output, which is compared with the first: numbers, lengths, documents that both have, token frequencies
+            and settings. Both must be complete.
         force: Replace another file that is there; never one of an output or of the corpus.
         tokenizer: Where the tokenizer of the output is now, as for `tokenize`. None: as the manifest says, without a network.
         observers: Told of the progress.
@@ -80,21 +84,28 @@ def report(
         StorageError: If the page cannot be written.
     """
     began_s = time.monotonic()
-    source = Path(local_path(directory))
-    target = source / REPORT_NAME if out is None else Path(local_path(out, "out"))
-    with explaining(str(source)):
-        _check_target(target, is_default=out is None)
-        data = load_data(source)
-        inputs = [text_to_path(each.path) for each in data.content.inputs if each.path != STDIN and not is_url(each.path)]
-        target = _check_free(target, source, inputs, is_default=out is None, force=force)
-        add_statistics(data, observers, tokenizer)
-        page_bytes = make_page(data).encode("utf-8", "backslashreplace")
-        _write_page(target, page_bytes, is_default=out is None)
+    sources = [Path(local_path(directory)), *([] if other is None else [Path(local_path(other, "other"))])]
+    is_default = out is None and other is None
+    usual = sources[0] / REPORT_NAME if other is None else Path(COMPARISON_NAME).absolute()
+    target = usual if out is None else Path(local_path(out, "out"))
+    with explaining(str(sources[0])):
+        _check_target(target, is_default=is_default)
+        found = [load_data(source) for source in sources]
+        named = (text_to_path(each.path) for data in found for each in data.content.inputs if each.path != STDIN)
+        inputs = [path for path in named if not is_url(path)]
+        target = _check_free(target, sources, inputs, is_default=is_default, force=force)
+        if other is not None:
+            prepare(found)
+        for data in found:
+            add_statistics(data, observers, tokenizer)
+        page = make_page(found[0]) if other is None else _template("comparison").render(**comparison(found))
+        page_bytes = page.encode("utf-8", "backslashreplace")
+        _write_page(target, page_bytes, is_default=is_default)
     return ReportPage(
         path=str(target),
         size_bytes=len(page_bytes),
-        is_complete=data.manifest is not None,
-        missing=data.missing,
+        is_complete=all(data.manifest is not None for data in found),
+        missing=found[0].missing if other is None else missing_of(found),
         elapsed_s=round(time.monotonic() - began_s, 3),
     )
 
@@ -111,13 +122,13 @@ def _check_target(path: Path, *, is_default: bool) -> None:
         )
 
 
-def _check_free(path: Path, source: Path, inputs: Sequence[str], *, is_default: bool, force: bool) -> Path:
+def _check_free(path: Path, sources: Sequence[Path], inputs: Sequence[str], *, is_default: bool, force: bool) -> Path:
     """Return the file to write: what a given link leads to, but not what a link at the default place leads to, or a pipe there.
 
     Args:
         path: Where the page is to go.
-        source: The output that the page is about.
-        inputs: Its corpus.
+        sources: The outputs that the page is about.
+        inputs: Their corpora.
         is_default: Whether nobody gave `path`.
         force: Replace any file that is neither of an output nor of the corpus.
 
@@ -130,7 +141,7 @@ def _check_free(path: Path, source: Path, inputs: Sequence[str], *, is_default: 
         # A pipe or a device: what it leads to may have no name.
         return path
     target = path if is_foreign else Path(os.path.realpath(path))
-    taken = None if is_foreign else why_protected(target, [source], inputs)
+    taken = None if is_foreign else why_protected(target, sources, inputs)
     if taken:
         raise UsageError(
             f"the report would replace {taken}",
@@ -192,7 +203,7 @@ def make_page(data: ReportData) -> str:
     removed = removal_tables(data)
     done = "complete" if data.manifest else "not complete: interrupted, or still under way"
     distinct = f"{data.n_distinct_ids:,} of {content.tokenizer.n_ids:,} ids occur" if data.n_distinct_ids else ""
-    return _template().render(
+    return _template("page").render(
         name=data.directory.name or str(data.directory),
         what=f"{counted(len(content.inputs), 'input')}, {content.tokenizer.name}, format {content.format}, {content.dtype}; {done}",
         unfinished=[] if data.manifest else _unfinished(data),
@@ -222,8 +233,8 @@ def make_page(data: ReportData) -> str:
     )
 
 
-def _template() -> Template:
-    """Return the page's template. Whatever comes from a corpus, a path or a tokenizer is escaped, and its controls are visible."""
+def _template(name: str) -> Template:
+    """Return the template of a page. What comes from a corpus, a path or a tokenizer is escaped, and its controls are visible."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -237,7 +248,7 @@ def _template() -> Template:
         finalize=lambda value: value if isinstance(value, Markup) else printable_line(str(value)),
     )
     environment.filters["lines"] = lambda value: Markup(escape(printable(value)))  # noqa: S704  it is escaped
-    return environment.get_template("page.html.jinja")
+    return environment.get_template(f"{name}.html.jinja")
 
 
 def _unfinished(data: ReportData) -> list[str]:

@@ -7,19 +7,22 @@ for every id of the vocabulary, a window for every three-hundredth of a side. A 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 
 from tokmill.core.errors import DamageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from tokmill.core.records import EotPlacement
     from tokmill.dataset import IdReader, Ids
+    from tokmill.reports.shared_documents import DocumentDigests
 
 BLOCK_TOKENS = 1 << 20
 """Ids that are read at a time."""
@@ -62,6 +65,16 @@ class SideStatistics:
         return float(min(2 ** ((number + 0.5) / 2), self.longest))
 
 
+def together(sides: Iterable[SideStatistics]) -> SideStatistics:
+    """Return the statistics of several sides as if they were one; its windows are of no use but for their sum."""
+    whole = SideStatistics(0)
+    for side in sides:
+        for name in ("n_tokens", "n_documents", "n_empty", "n_in_documents", "lengths", "densities", "window_bytes"):
+            setattr(whole, name, getattr(whole, name) + getattr(side, name))
+        whole.longest = max(whole.longest, side.longest)
+    return whole
+
+
 class TokenStatistics:
     """Counts of the ids of both sides."""
 
@@ -73,11 +86,14 @@ class TokenStatistics:
         self.frequencies: NDArray[np.int64] | None = np.zeros(n_ids, np.int64) if n_ids <= MOST_COUNTED_IDS else None
         """How often each id occurs, shape (n_ids,); None: there are too many to count."""
 
-    def read_side(self, reader: IdReader) -> Iterator[tuple[int, SideStatistics]]:
-        """Read one side; yield after every block its bytes and the side, which is whole with the last. Raises DamageError."""
+    def read_side(self, reader: IdReader, digests: DocumentDigests | None = None) -> Iterator[tuple[int, SideStatistics]]:
+        """Read one side; yield after every block its bytes and the side, which is whole with the last. Raises DamageError.
+
+        digests: is told of its documents.
+        """
         n_tokens = len(reader)
         side = SideStatistics(n_tokens, window_tokens=max(1, -(-n_tokens // WINDOWS)))
-        documents = _Documents(side, drop_first=self._eot == "before")
+        documents = _Documents(side, digests, drop_first=self._eot == "before")
         position = 0
         for ids in reader.blocks(BLOCK_TOKENS):
             if int(ids.max()) >= self._n_ids:
@@ -88,7 +104,7 @@ class TokenStatistics:
             if sums is not None:
                 _add_windows(side, position, sums)
             if self._eot != "none":
-                documents.add(np.flatnonzero(ids == self._eot_id), len(ids), sums)
+                documents.add(np.flatnonzero(ids == self._eot_id), ids, sums)
             position += len(ids)
             yield ids.nbytes, side
         documents.finish(is_open=self._eot == "before")
@@ -108,15 +124,20 @@ class TokenStatistics:
 class _Documents:
     """The documents between end-of-text ids, across blocks."""
 
-    def __init__(self, side: SideStatistics, *, drop_first: bool) -> None:
-        """drop_first: documents begin with the end-of-text id, so nothing is before the first one."""
+    def __init__(self, side: SideStatistics, digests: DocumentDigests | None, *, drop_first: bool) -> None:
+        """digests: is told of them. drop_first: documents begin with the end-of-text id, so nothing is before the first one."""
         self._side = side
+        self._digests = digests
+        self._open = xxhash.xxh3_64()
+        """Digest of the open document, as far as it was read."""
         self._drops = drop_first
         self._tokens = self._bytes = 0
         """Sizes of the open document."""
 
-    def add(self, marks: NDArray[np.int64], n_ids: int, sums: NDArray[np.int64] | None) -> None:
+    def add(self, marks: NDArray[np.int64], ids: Ids, sums: NDArray[np.int64] | None) -> None:
         """Add a block. marks: indices of end-of-text ids; sums: bytes of text before each id, int64, shape (n_ids + 1,)."""
+        n_ids = len(ids)
+        digests = None if self._digests is None else self._digests_of(marks, ids)
         if not len(marks):
             self._tokens += n_ids
             self._bytes += int(sums[n_ids]) if sums is not None else 0
@@ -131,12 +152,29 @@ class _Documents:
         self._tokens = n_ids - int(marks[-1]) - 1
         first, self._drops = int(self._drops), False
         self._count(tokens[first:], None if n_bytes is None else n_bytes[first:], known=sums is not None)
+        if self._digests is not None and digests is not None:
+            self._digests.add(digests[first:], tokens[first:])
+
+    def _digests_of(self, marks: NDArray[np.int64], ids: Ids) -> NDArray[np.uint64]:
+        """Return the digests of the documents that end in a block: of their ids as uint32, so that all formats have the same."""
+        data, ends = ids.astype("<u4").view(np.uint8).data, (4 * marks).tolist()
+        if not ends:
+            self._open.update(data)
+            return np.empty(0, np.uint64)
+        self._open.update(data[: ends[0]])
+        found = [self._open.intdigest()]
+        found += [xxhash.xxh3_64_intdigest(data[begin + 4 : end]) for begin, end in pairwise(ends)]
+        self._open.reset()
+        self._open.update(data[ends[-1] + 4 :])
+        return np.array(found, np.uint64)
 
     def finish(self, *, is_open: bool) -> None:
         """End the side. is_open: with a document that no end-of-text id closes."""
         if self._tokens or (is_open and not self._drops and self._side.n_tokens):
             one = np.array([self._tokens])
             self._count(one, np.array([self._bytes]), known=bool(self._bytes))
+            if self._digests is not None:
+                self._digests.add(np.array([self._open.intdigest()], np.uint64), one)
 
     def _count(self, tokens: NDArray[np.int64], n_bytes: NDArray[np.int64] | None, *, known: bool) -> None:
         side = self._side
