@@ -139,12 +139,13 @@ def plan(call: PlanCall) -> Plan:  # noqa: D417  the same
         TokmillError: MemoryBudgetError if the memory budget is too small.
     """
     began_s = time.monotonic()
+    _check_derived(call)
     out = NOWHERE if call.out is None else path_text(call.out, "out")
     url = out if is_url(out) else ""
     if url:
         out = str(output_of(stage_of(url, _text(call.stage))))
     planned = make_job(path_texts(call.inputs, "inputs"), call, out=out, destination=url)
-    made = make_plan(planned, seed=call.shuffle)
+    made = make_plan(planned, seed=call.shuffle, is_deduplicated=call.dedup)
     if url and not call.fresh:
         made = msgspec.structs.replace(made, is_complete=is_complete_at(planned.job, url))
     return msgspec.structs.replace(made, elapsed_s=round(time.monotonic() - began_s, 3))
@@ -305,19 +306,29 @@ def _check_together(call: TokenizeCall) -> None:
         raise UsageError(
             f"{' and '.join(given)} do not go together", option=given[0], allowed="one of them", next_step=_one_by_one(given)
         )
-    if call.is_derived and is_url(str(call.out)):
-        raise UsageError(
-            "an output in a store is neither shuffled nor deduplicated while it is made",
-            where=redacted(str(call.out)),
-            allowed="--shuffle and --dedup with a directory",
-            next_step="choose a directory for --out; then: tokmill shuffle DIR --out s3://...",
-        )
+    _check_derived(call)
     if call.append and is_url(str(call.out)):
         raise UsageError(
             "nothing can be appended to an output in a store",
             where=redacted(str(call.out)),
             allowed="--append with a directory",
             next_step="copy the output to a directory, append there, and copy it back, manifest.json last; or choose another --out",
+        )
+
+
+def _check_derived(call: PlanCall | TokenizeCall) -> None:
+    """Raise UsageError for an order and no copies at the same time, and for either in a store."""
+    if call.shuffle is not None and call.dedup:
+        given = ["--shuffle", "--dedup"]
+        raise UsageError(
+            f"{' and '.join(given)} do not go together", option=given[0], allowed="one of them", next_step=_one_by_one(given)
+        )
+    if (call.shuffle is not None or call.dedup) and is_url(str(call.out)):
+        raise UsageError(
+            "an output in a store is neither shuffled nor deduplicated while it is made",
+            where=redacted(str(call.out)),
+            allowed="--shuffle and --dedup with a directory",
+            next_step="choose a directory for --out; then: tokmill shuffle DIR --out s3://...",
         )
 
 

@@ -48,6 +48,18 @@ def test_outputs_of_other_formats_and_shards_do_not_look_alike(tmp_path: Path, n
     assert f" in {n_files} file" in told
 
 
+def test_skipped_records_are_told_where_somebody_counted_them(tmp_path: Path, out: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "some text"}\nbad\n' * 3)
+    tokmill.tokenize(tmp_path / "a.jsonl", tmp_path / "o", on_error="skip", threads=1)
+    tokmill.convert(tmp_path / "o", tmp_path / "c", format="llmc")
+    tokmill.mix([(tmp_path / "o", 1.0)], tmp_path / "s", seed=1)
+    assert [tokmill.inspect(each).skipped for each in (tmp_path / "o", tmp_path / "c")] == [{"invalid_json": 3}] * 2
+    assert tokmill.inspect(out).skipped == {}
+    assert tokmill.inspect(tmp_path / "s").skipped is None
+    assert "\n  skipped" not in inspection_lines(tokmill.inspect(tmp_path / "s"))
+    assert "\n  skipped      none" in inspection_lines(tokmill.inspect(out))
+
+
 def test_previews_show_the_documents_asked_for_up_to_the_length_asked_for(out: Path) -> None:
     found = tokmill.inspect(out, documents=[2, 0], n_tokens=2)
     assert [preview.document for preview in found.previews] == [2, 0]

@@ -88,6 +88,21 @@ def test_a_pattern_of_too_many_alternatives_is_refused(tree: Path) -> None:
             find(*names, glob=glob)
 
 
+def test_a_directory_without_an_input_proposes_the_pattern_that_takes_what_it_has(tmp_path: Path) -> None:
+    for name in ("a.py", "b.py", "deep/c.py", "d.rs", "image.png", "image2.png", "image3.png", "image4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"passed over: 8 files: 4 \.png, 3 \.py, 1 \.rs") as caught:
+        find(tmp_path)
+    assert (caught.value.option, caught.value.suggested) == ("--glob", "*.py")
+    assert len(find(tmp_path, glob="*.py").inputs) == 3
+    for path in tmp_path.rglob("*.[pr][ys]"):
+        path.unlink()
+    with pytest.raises(UsageError, match=r"4 \.png") as caught:
+        find(tmp_path)
+    assert caught.value.suggested is None
+
+
 def test_what_is_passed_over_is_told_with_what_would_take_it(tree: Path) -> None:
     for n in range(3):
         (tree / f"m{n}.rs").write_bytes(b"x")

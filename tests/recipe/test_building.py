@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -83,6 +84,45 @@ def test_it_is_what_its_steps_are_one_by_one(recipe: Path, tmp_path: Path) -> No
     assert tokmill.verify(tmp_path / "out").ok
     sources = load_manifest(tmp_path / "out").made_from
     assert [Path(each.path).name.partition("-")[0] for each in sources or ()] == ["one", "two"]
+
+
+def test_sources_have_the_names_of_the_recipe_wherever_they_are_told(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["build", str(recipe), "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert re.findall(r"mixture +\d.*: (.*)", shown) == ["one", "two"]
+    again = tokmill.build(recipe, tmp_path / "out")
+    assert again.already_complete
+    assert [share.name for share in again.mixture] == ["one", "two"]
+    tokmill.convert(tmp_path / "out", tmp_path / "c", format="llmc")
+    for out in (tmp_path / "out", tmp_path / "c"):
+        with tokmill.open(out) as data:
+            assert [each.name for each in data.val_sources()] == ["one", "two"]
+    tokmill.report(tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<td>one</td>" in page
+    assert ".work" not in page[: page.index("Inputs</h2>")]
+    recipe.write_text("\n".join(line for line in RECIPE.splitlines() if "weight" not in line))
+    tokmill.build(recipe, tmp_path / "shuffled")
+    with tokmill.open(tmp_path / "shuffled") as data:
+        assert [each.name for each in data.val_sources()] == ["one", "two"]
+
+
+def test_the_time_of_a_build_is_that_of_all_steps(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    later_s, tokenize, now = 0.0, building.api.tokenize, time.monotonic
+
+    def slowly(*args: Any, **options: Any) -> Any:
+        nonlocal later_s
+        later_s += 50
+        return tokenize(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building.api, "tokenize", slowly)
+        patch.setattr(building.time, "monotonic", lambda: now() + later_s)
+        made = tokmill.build(recipe, tmp_path / "out")
+    assert made.elapsed_s > 100
+    assert made.bytes_per_s < made.bytes_out / 50
 
 
 def test_without_weights_all_documents_are_shuffled_once(recipe: Path, tmp_path: Path) -> None:
@@ -406,20 +446,28 @@ def test_a_recipe_that_is_not_there_is_a_mistake_of_the_command(
     assert run(["build", str(tmp_path / "nowhere.toml"), "--out", str(tmp_path / "out"), *options]) == 2
     assert "there is no such recipe" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+    (tmp_path / "recipe.toml").touch()
+    assert run(["build", str(tmp_path / "recpie.toml"), "--out", str(tmp_path / "out"), *options]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean recipe.toml?" in said
+    assert f"next:    tokmill build {tmp_path}/recipe.toml --out" in said
 
 
 @pytest.mark.parametrize(
     ("text", "by", "line", "what", "allowed"),
     [
-        ("weight = 0.25", "wieght = 0.25", 12, "wieght is not known in [sources.two]", "weight?"),
-        ("val_fraction = 0.1", "val_fractoin = 0.1", 4, "val_fractoin is not known in [tokenize]", "val_fraction?"),
+        ("weight = 0.25", "wieght = 0.25", 12, "wieght is not known in [sources.two]; did you mean weight?", "inputs, "),
+        ("val_fraction = 0.1", "val_fractoin = 0.1", 4, "val_fractoin is not known in [tokenize]; did you mean val_fraction?", ""),
         ("val_fraction = 0.1", "val_fraction = 2", 4, "2 is out of range", ""),
         ("weight = 0.25", "weight = 'a'", 12, "weight is 'a'", "a number"),
         ("weight = 0.25\n", "", 10, "two has no weight", ""),
         ('inputs = "one"', "inputs = 5", 7, "one has no inputs", ""),
-        ('format = "raw"', 'format = "lmc"', 16, "'lmc' is not a value", "llmc"),
-        ("seed = 3", "seeds = 3", 1, "seeds is not known", "seed?"),
-        ("[output]", "[outputs]", 15, "outputs is not known", "output?"),
+        ('format = "raw"', 'format = "lmc"', 16, "'lmc' is not a value of --format; did you mean llmc?", "llmc"),
+        ("seed = 3", "seeds = 3", 1, "seeds is not known; did you mean seed?", "dedup, max_epochs, output, "),
+        ("[output]", "[outputs]", 15, "outputs is not known; did you mean output?", ""),
+        ("seed = 3", "colour = 3", 1, "colour is not known", "dedup, max_epochs"),
+        ("seed = 3", "near = 0.8", 1, "near is not known", "in [dedup]"),
+        ("val_fraction = 0.1", "val-fraction = 0.1", 4, "val-fraction is not known in [tokenize]; did you mean val_fraction?", ""),
         ("[output]", "[output", 15, "not TOML", ""),
         ("[sources.two]", "[sources.'../x']", 10, "'../x' is no name of a source", ""),
         ("weight = 0.25", "weight = nan", 12, "weight is nan", "a number from 0 on"),
@@ -433,7 +481,7 @@ def test_a_recipe_that_is_not_there_is_a_mistake_of_the_command(
         ("val_fraction = 0.1", "memory = 1", 4, "memory is not known", "an option of the command"),
         ("val_fraction = 0.1", "threads = 1", 4, "threads is not known", "an option of the command"),
         ("val_fraction = 0.1", 'eot = "none"', 4, "eot is not known", "what the format"),
-        ('separator = "none"', 'separator = """\n[a\n"""\nwieght = 1', 16, "wieght is not known", "weight?"),
+        ('separator = "none"', 'separator = """\n[a\n"""\nwieght = 1', 16, "wieght is not known in [sources.two]", ""),
     ],
 )
 def test_a_mistake_is_named_with_its_line(recipe: Path, text: str, by: str, line: int, what: str, allowed: str) -> None:

@@ -153,10 +153,31 @@ def test_an_output_that_will_be_refused_is_foretold(tmp_path: Path, corpus: Path
         assert tokmill.plan(path, out, val_fraction=0, fresh=True, **options).notices == []  # type: ignore[arg-type]
 
 
+def test_a_plan_without_copies_counts_the_second_writing_and_knows_its_output(tmp_path: Path, corpus: Path) -> None:
+    out = tmp_path / "o"
+    plain, plan = (tokmill.plan(corpus, out, dedup=dedup) for dedup in (False, True))
+    assert (plain.passes, plan.passes) == (1, 2)
+    assert plan.scratch_bytes is not None
+    assert plan.scratch_bytes.value >= (plan.output_bytes.value if plan.output_bytes else 0) > 0
+    assert plan.disk is not None
+    assert plain.disk is not None
+    assert plan.disk.output_bytes - plain.disk.output_bytes == plan.scratch_bytes.value
+    assert "2: tokenized, then without copies; " in called("plan", corpus, "--dedup").stdout
+    tokmill.tokenize(corpus, out, dedup=True, threads=1)
+    again, other = (tokmill.plan(corpus, out, dedup=dedup) for dedup in (True, False))
+    assert (again.is_complete, other.is_complete) == (True, False)
+    assert not [said for said in again.notices if "refuse" in said]
+    assert [said for said in other.notices if "refuse this --out" in said]
+    with pytest.raises(UsageError, match="--shuffle and --dedup do not go together"):
+        tokmill.plan(corpus, dedup=True, shuffle=1)
+    with pytest.raises(UsageError, match="neither shuffled nor deduplicated"):
+        tokmill.plan(corpus, "s3://bucket/x", dedup=True)
+
+
 def test_plan_has_the_options_of_tokenize() -> None:
     """An option that decides what comes out, or what it takes, must not be refused by the command that foretells it."""
     made, foretold = (inspect.signature(f).parameters for f in (tokmill.tokenize, tokmill.plan))
-    assert {*made} - {*foretold} == {"observers", "append", "force", "part", "part_bytes", "ray", "dedup"}
+    assert {*made} - {*foretold} == {"observers", "append", "force", "part", "part_bytes", "ray"}
     assert {name: foretold[name].default for name in foretold if name != "out"} == {
         name: made[name].default for name in foretold if name != "out"
     }

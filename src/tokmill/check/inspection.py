@@ -10,6 +10,7 @@ import msgspec
 
 from tokmill.core.config import path_text
 from tokmill.core.errors import UsageError
+from tokmill.core.manifest import knows_reading
 from tokmill.core.output_spec import SIDES
 from tokmill.core.packing import PackedSide
 from tokmill.core.records import is_url
@@ -74,7 +75,8 @@ class Inspection(msgspec.Struct, frozen=True, kw_only=True):
     """Text that was encoded; None: no manifest says it, as for ids from another tool's files."""
     bytes_per_token: float | None
     """End-of-text ids count as tokens, not as text."""
-    skipped: dict[str, int]
+    skipped: dict[str, int] | None
+    """Records by reason; None: nobody counted them, as for documents that were shuffled or chosen later."""
     invalid_utf8_documents: int
     """Documents changed by --encoding-errors replace or ignore."""
     n_inputs: int | None
@@ -133,7 +135,7 @@ def inspect(
             sides=[_summarize(dataset, name) for name in SIDES if manifest or name == "train"],
             bytes_text=n_text,
             bytes_per_token=n_text / n_all if n_text is not None and n_all else None,
-            skipped=dict(counts.skipped) if counts else {},
+            skipped=dict(counts.skipped) if manifest and counts and knows_reading(manifest.content, counts) else None,
             invalid_utf8_documents=counts.invalid_utf8_documents if counts else 0,
             n_inputs=len(manifest.content.inputs) if manifest else None,
             sequence=dataset.packing.sequence if dataset.packing else None,

@@ -218,10 +218,8 @@ def _disk_rows(plan: Plan) -> list[tuple[str, str]]:
         return []
     rows = [("output", f"{_estimate(plan.output_bytes, format_bytes)}, {plan.dtype}")]
     if plan.passes > 1 and plan.scratch_bytes is not None:
-        passes = (
-            f"{plan.passes}: tokenized, into buckets, in order; {_estimate(plan.scratch_bytes, format_bytes)} of temporary disk"
-        )
-        rows.append(("passes", passes))
+        passes = "tokenized, into buckets, in order" if plan.passes > 2 else "tokenized, then without copies"
+        rows.append(("passes", f"{plan.passes}: {passes}; {_estimate(plan.scratch_bytes, format_bytes)} of temporary disk"))
     if plan.disk is None:
         return [*rows, ("disk", "not checked (pass --out DIR)")]
     disk = plan.disk
@@ -327,7 +325,7 @@ def outcome_lines(outcome: Outcome, made_of: str = "output", *, is_empty: bool =
         ("tokens", f"{n_tokens:,}  (train {outcome.tokens_train:,}, validation {outcome.tokens_val:,}), {outcome.dtype}"),
         ("documents", f"train {outcome.documents_train:,}, validation {outcome.documents_val:,}"),
         ("format", outcome.format),
-        *(("mixture", f"{share_text(each)}: {each.path}") for each in outcome.mixture),
+        *(("mixture", f"{share_text(each)}: {each.name or each.path}") for each in outcome.mixture),
         *((f"packed {side}", _packed_line(outcome.sequence or 1, each)) for side, each in outcome.packed.items() if each.sequences),
         *(_removal_rows(outcome.removal, outcome.sources) if outcome.removal else []),
     ]
@@ -404,7 +402,7 @@ def inspection_lines(found: Inspection) -> str:
     if found.bytes_text is not None:
         per_token = f", {found.bytes_per_token:.2f} bytes per token" if found.bytes_per_token else ""
         rows.append(("text", f"{format_bytes(found.bytes_text)}{per_token}"))
-    if found.kind == "directory":
+    if found.skipped is not None:
         rows.append(("skipped", ", ".join(f"{n:,} {reason}" for reason, n in sorted(found.skipped.items())) or "none"))
     rows += _replaced_rows(found.invalid_utf8_documents)
     made = (

@@ -56,6 +56,17 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Whether its documents were in another order than those of its inputs: that of a merge does not say it."""
     made_from: tuple[Provenance, ...] = ()
     """What it was made from itself."""
+    name: str = ""
+    """What a recipe calls it."""
+
+
+class RecipeStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What `build` tells a command that it makes a training set with."""
+
+    fingerprint: str = ""
+    """Of the recipe and its sources, for the manifest of the training set itself."""
+    names: tuple[str, ...] = ()
+    """What the recipe calls the outputs that are given, in order."""
 
 
 class BareFiles(msgspec.Struct, frozen=True, kw_only=True):
@@ -315,7 +326,7 @@ def path_text(given: object, option: str) -> str:
         raise UsageError(
             "this is not a path, and not quite a URL",
             where=f"{option}: {path}",
-            allowed="a URL has a scheme and two slashes; a local path that looks like one begins with ./",
+            allowed="a URL has a scheme and two slashes, unescaped; a local path that looks like one begins with ./",
             suggested=meant or None,
             path=path if meant else None,
             next_step=None

@@ -147,6 +147,11 @@ def published(segments: list[Segment], files: Container[str]) -> list[Segment]:
     ]
 
 
+def knows_reading(content: Content, counts: Counts) -> bool:
+    """Return whether counts are also of reading and encoding: they are not for documents that were chosen or put in order later."""
+    return not content.origin or bool(counts.bytes_in)
+
+
 def load_manifest(directory: Directory) -> Manifest:
     """Read and check `directory`/manifest.json. Raises UsageError if there is none, DamageError if it is not what was written."""
     path = tree_of(directory) / MANIFEST_NAME

@@ -311,6 +311,11 @@ class PlanOptions:
         allowed="0 to 2**64 - 1",
         help="Put the documents of the training side into the random order of this seed, as tokmill shuffle does.",
     )
+    dedup: bool = option(
+        False,
+        group=OUTPUT,
+        help="Leave out documents of the training side that equal an earlier one, or one of the validation side.",
+    )
     memory: str | int | None = option(
         None,
         group=RESOURCES,
@@ -369,11 +374,6 @@ class TokenizeOptions(PlanOptions):
         help="Start although the output will not fit on the disk, or will be more than 10,000 files of less than 1 MiB.",
     )
     append: bool = option(False, group=OUTPUT, help="Add the inputs to the complete output in DIR.")
-    dedup: bool = option(
-        False,
-        group=OUTPUT,
-        help="Leave out documents of the training side that equal an earlier one, or one of the validation side.",
-    )
     part: str | None = option(
         None,
         group=STORES,

@@ -25,6 +25,8 @@ class SourceShare(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Directory of the output, absolute."""
+    name: str = ""
+    """What a recipe calls it."""
     wished_share: float
     """Share of the training side's tokens that its weight asked for."""
     reached_share: float
@@ -163,6 +165,7 @@ def mixture_of(manifest: Manifest) -> list[SourceShare]:
         found.append(
             SourceShare(
                 path=text_to_path(origin.path),
+                name=origin.name,
                 wished_share=source.wished_tokens / wished,
                 reached_share=source.taken_tokens / taken,
                 tokens=source.taken_tokens,
@@ -183,6 +186,8 @@ class SourceRange(msgspec.Struct, frozen=True, kw_only=True):
 
     path: str
     """Directory of the output, absolute, or its URL."""
+    name: str = ""
+    """What a recipe calls it."""
     begin: int
     """In tokens."""
     end: int
@@ -198,7 +203,7 @@ def val_ranges(manifest: Manifest) -> list[SourceRange]:
         return []
     found, begin = [], 0
     for each in made_from:
-        found.append(SourceRange(path=text_to_path(each.path), begin=begin, end=begin + each.tokens_val))
+        found.append(SourceRange(path=text_to_path(each.path), name=each.name, begin=begin, end=begin + each.tokens_val))
         begin += each.tokens_val
     return found
 

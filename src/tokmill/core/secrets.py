@@ -49,6 +49,8 @@ What exists under the very name of one of those without `://` is no URL. `12:30@
 with `./`."""
 _IN_TEXT = re.compile(r"""(?:[A-Za-z][A-Za-z0-9+.-]*://|(?<![\w/+.-])[A-Za-z][A-Za-z0-9+.-]+:/)[^\s"'<>`]+""")
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.%]*\]|[^:\[\]]+)(:[0-9]{1,5})?|arn(:[\w.-]*){4,}")
+_ESCAPED = re.compile(r"(?i)[a-z][a-z0-9+.-]*%3a(%2f|/){2}")
+"""How a URL begins that was escaped as a whole, as a browser or a list of links may hand it out."""
 _SHORTEST = 6
 """A shorter secret is hidden only with what stands beside it in its URL: it may be an ordinary word."""
 _LONG = 8
@@ -137,11 +139,16 @@ def has_credentials(url: str) -> bool:
 
 
 def mistaken_url(text: str) -> str | None:
-    """Return what was meant by a path that looks like a URL with a slash too few, or without its scheme; None if it does not.
+    """Return what was meant by a path that looks like a URL that is escaped, has a slash too few or no scheme; else None.
 
     Empty where what was meant would be shown with a password. A path that exists is one, and so is what lies in a directory of
     such a name.
     """
+    if _ESCAPED.match(text) and not os.path.lexists(text):
+        url = unquote(text)
+        learn([url])
+        # What else was escaped stays so where a URL needs it.
+        return quote(url, safe="/:?#[]@!$&'()*+,;=%~") if redacted(url) == url else ""
     found = _URL.match(text)
     if found is None or found[1] or found[2] or os.path.lexists(text):
         return None

@@ -336,8 +336,8 @@ def check_counts(output: Output, written: Counts, expected: Counts) -> None:
                 )
 
 
-def provenance(source: Source, how: How) -> Provenance:
-    """Return what the manifest of an output says of one that it was made from."""
+def provenance(source: Source, how: How, name: str = "") -> Provenance:
+    """Return what the manifest of an output says of one that it was made from. name: what a recipe calls it."""
     manifest, counts = source.manifest, source.manifest.counts
     return Provenance(
         how=how,
@@ -352,6 +352,7 @@ def provenance(source: Source, how: How) -> Provenance:
         documents_val=counts.documents_val,
         is_arranged=is_arranged(source),
         made_from=manifest.made_from or (),
+        name=name,
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from tokmill.core.config import Content
+    from tokmill.core.config import Content, RecipeStep
     from tokmill.core.outcome import Outcome
     from tokmill.core.protocols import Observer
     from tokmill.core.system.tree import Directory
@@ -58,7 +58,7 @@ def mix(
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
-    recipe: str = "",
+    recipe: RecipeStep | None = None,
 ) -> Outcome:
     """Make one output of complete outputs by weight, in random order, as `tokmill mix` does. Call it again to resume.
 
@@ -83,7 +83,7 @@ def mix(
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
-        recipe: Fingerprint of the recipe that this is a step of; nothing: of none.
+        recipe: The recipe that this is a step of; None: of none.
 
     Returns:
         What was done; `mixture` says what each source became.

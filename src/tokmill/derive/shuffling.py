@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from tokmill.core.arrangement import MOST_DOCUMENTS, ArrangedSource, Arrangement
-from tokmill.core.config import MIB, Origin
+from tokmill.core.config import MIB, Origin, RecipeStep
 from tokmill.core.errors import UsageError
 from tokmill.core.options import PlanOptions, options_of, parse_size
 from tokmill.core.records import Counts
@@ -59,7 +60,7 @@ def shuffle(
     fresh: bool = False,
     force: bool = False,
     observers: Sequence[Observer] = (),
-    recipe: str = "",
+    recipe: RecipeStep | None = None,
 ) -> Outcome:
     """Make one output of complete outputs with the documents of their training sides in random order, as `tokmill shuffle` does.
 
@@ -81,7 +82,7 @@ def shuffle(
         fresh: Discard what is in `out`.
         force: Go on though it will not fit on the disk.
         observers: What is told of progress.
-        recipe: Fingerprint of the recipe that this is a step of; nothing: of none.
+        recipe: The recipe that this is a step of; None: of none.
 
     Returns:
         What was done.
@@ -243,7 +244,7 @@ def arrange_output(
     force: bool,
     observers: Sequence[Observer],
     notices: Sequence[str],
-    recipe: str = "",
+    recipe: RecipeStep | None = None,
     on_scattered: Callable[[], None] | None = None,
 ) -> Outcome:
     """Make a complete output with the documents of operands in the order of its content, or go on with it. Raises TokmillError.
@@ -257,7 +258,9 @@ def arrange_output(
 
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
-        made_from = tuple(provenance(source, how) for source in sources) if how else ()
+        step = recipe or RecipeStep()
+        named = zip_longest(sources, step.names[: len(sources)], fillvalue="")
+        made_from = tuple(provenance(source, how, name) for source, name in named) if how else ()
         with nullcontext() if ray is None else cluster(ray) as tasks:
             arranging = (
                 Arranging(operands, content, output, budget_bytes, reporter, counts, on_scattered)
@@ -265,7 +268,7 @@ def arrange_output(
                 else Spread(operands, content, output, budget_bytes, reporter, counts, tasks, task_bytes)
             )
             try:
-                manifest = arranging.run(made_from, recorder, recipe)
+                manifest = arranging.run(made_from, recorder, step.fingerprint)
             except BaseException:
                 recorder.save()
                 raise

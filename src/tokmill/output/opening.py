@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from tokmill.core.system.tree import Directory
 
 
-def is_complete(job: Job, seed: int | None = None) -> bool:
-    """Return whether the output of a job is complete, so that nothing will be written. seed: of the order of its documents."""
-    return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh, seed=seed)
+def is_complete(job: Job, seed: int | None = None, *, is_deduplicated: bool = False) -> bool:
+    """Return whether the output of a job is complete, so that nothing will be written. seed, is_deduplicated: as of `is_made`."""
+    return is_made(Path(text_to_path(job.out)), job.content, fresh=job.fresh, seed=seed, is_deduplicated=is_deduplicated)
 
 
 def tokenized_of(out: Path) -> Path:
@@ -134,18 +134,20 @@ def earlier_arrangement(out: Directory, content: Content) -> Arrangement | None:
     return arranged if found and found.fingerprint() == content.fingerprint() else None
 
 
-def change_at(job: Job, seed: int | None = None) -> str:
+def change_at(job: Job, seed: int | None = None, *, is_deduplicated: bool = False) -> str:
     """Return why a run would not go on with what is in its directory; empty if it would, or nothing is known of it.
 
-    seed: of the order of its documents.
+    seed, is_deduplicated: as of `is_made`.
     """
     out = Path(text_to_path(job.out))
     try:
         if not job.fresh and (out / MANIFEST_NAME).exists() and not is_begun(out):
             found = load_manifest(out).content
-            return change_of(found, _derived(job.content, found, seed), out)
+            return change_of(found, _derived(job.content, found, seed, is_deduplicated=is_deduplicated), out)
         begun = None if job.fresh else read_header(state_of(out) / "journal")
-        return change_of(begun.content, _derived(job.content, begun.content, seed), out) if begun else ""
+        if begun is None:
+            return ""
+        return change_of(begun.content, _derived(job.content, begun.content, seed, is_deduplicated=is_deduplicated), out)
     except UsageError as error:
         # Another version of tokmill wrote it.
         return error.what
@@ -153,11 +155,17 @@ def change_at(job: Job, seed: int | None = None) -> str:
         return ""
 
 
-def is_made(out: Path, content: Content, *, fresh: bool, seed: int | None = None) -> bool:
-    """Return whether an output with these settings is complete in a directory. seed: of the order of its documents."""
+def is_made(out: Path, content: Content, *, fresh: bool, seed: int | None = None, is_deduplicated: bool = False) -> bool:
+    """Return whether an output with these settings is complete in a directory.
+
+    seed: of the order of its documents; None: that of the inputs. is_deduplicated: without copies.
+    """
     try:
         manifest = None if fresh else load_manifest(out)
-        return manifest is not None and manifest.fingerprint == _derived(content, manifest.content, seed).fingerprint()
+        if manifest is None:
+            return False
+        wanted = _derived(content, manifest.content, seed, is_deduplicated=is_deduplicated)
+        return manifest.fingerprint == wanted.fingerprint()
     except (TokmillError, OSError):
         # Whatever is wrong there, the run itself says it better.
         return False

@@ -13,6 +13,7 @@ import fcntl
 import glob as globbing
 import heapq
 import os
+import re
 import shlex
 import stat
 from collections import Counter
@@ -89,6 +90,8 @@ _OTHER_SUFFIXES = (
     ".pt",
 )
 """Nobody is told how to take these out of a directory."""
+_FOREIGN = re.compile(r"(?i)(ftps?|sftp|scp|ssh|file|hdfs|az|abfss?|wasbs?|oss|r2):(?!/)")
+"""How a name begins that is a URL of no store here, without its slashes."""
 _MOST_NAMED = 3
 _MOST_SUFFIXES = 5
 
@@ -106,8 +109,7 @@ class PassedOver(MutableStruct):
 
     def notices(self) -> list[str]:
         """Return one line, if there is anything to say."""
-        shown = [f"{self.suffixes[suffix]:,} {suffix or 'without a suffix'}" for suffix in self._often()]
-        found = [f"{counted(self.n_files, 'file')} ({', '.join(shortened(shown, _MOST_SUFFIXES))}{self._why()})"] * bool(shown)
+        found = [f"{counted(self.n_files, 'file')} ({self._counted()}{self._why()})"] * bool(self.suffixes)
         found += [counted(n, *kind) for kind, n in sorted(self.kinds.items()) if n]
         return [f"passed over in directories: {', '.join(found)}"] if found else []
 
@@ -127,10 +129,23 @@ class PassedOver(MutableStruct):
         """Return the suffixes, the most frequent first."""
         return sorted(self.suffixes, key=lambda suffix: (-self.suffixes[suffix], suffix))
 
+    def _counted(self) -> str:
+        """Return how many files there are of each suffix."""
+        shown = [f"{self.suffixes[suffix]:,} {suffix or 'without a suffix'}" for suffix in self._often()]
+        return ", ".join(shortened(shown, _MOST_SUFFIXES))
+
+    def by_suffix(self) -> str:
+        """Return the same for a sentence; empty if there are none."""
+        return f": {self._counted()}" if self.suffixes else ""
+
+    def wanted(self) -> str:
+        """Return the most frequent suffix that may be one of text; empty if there is none."""
+        return next((each for each in self._often() if each and not each.lower().endswith(_OTHER_SUFFIXES)), "")
+
     def _why(self) -> str:
         if self.glob:
             return "; not what --glob takes"
-        wanted = next((each for each in self._often() if each and not each.lower().endswith(_OTHER_SUFFIXES)), "")
+        wanted = self.wanted()
         if not wanted or len(self.kept) >= _MOST_SUFFIXES:
             return "; --glob PATTERN, once for each kind, chooses others" if self.suffixes.total() else ""
         chosen = " ".join(f"--glob {_quoted_suffix(each)}" for each in (*sorted(self.kept), wanted))
@@ -299,6 +314,9 @@ class _Finder:
             self._add_matches(name)
         elif os.path.islink(name):
             raise _nothing(name, "a symbolic link leads nowhere", "fix or remove the link")
+        elif foreign := _FOREIGN.match(name):
+            # It says what can be read instead.
+            self._add_remote(f"{foreign[1]}://{name[foreign.end() :]}")
         else:
             raise _nothing(name, "there is no such file or directory", None)
 
@@ -385,7 +403,7 @@ class _Finder:
             else:
                 passed.kinds[_SPECIAL] += 1
         if not chosen:
-            raise self._no_input(top, passed.n_files + self.own.n_files - n_before)
+            raise self._no_input(top, passed, self.own.n_files - n_before)
         if (identity := _identity(top)) is not None and identity not in self._walked:
             self._walked.add(identity)
             self.passed.suffixes.update(passed.suffixes)
@@ -427,19 +445,27 @@ class _Finder:
                 else:
                     pending.append((entry.path, f"{relative}/"))
 
-    def _no_input(self, top: str, n_passed: int) -> UsageError:
+    def _no_input(self, top: str, passed: PassedOver, n_own: int) -> UsageError:
+        """Return the error for a directory of which nothing was taken. n_own: files in it that tokmill wrote."""
         if self._outside is not None and _identity(top) == self._outside:
             return _nothing(
                 top,
                 "this is the output directory, which is not searched for inputs",
                 "choose another --out, or name the input files one by one or by a pattern",
             )
-        return _nothing(
-            top,
-            f"the directory holds no input (passed over: {counted(n_passed, 'file')})",
-            f"check --glob: {ALLOWED_IN_PATTERN}"
-            if self._glob
-            else f"pass --glob PATTERN to choose files of other names than {' '.join(_KNOWN_SUFFIXES)}",
+        what = f"the directory holds no input (passed over: {counted(passed.n_files + n_own, 'file')}{passed.by_suffix()})"
+        known = f"files of other names than {' '.join(_KNOWN_SUFFIXES)}"
+        if self._glob:
+            return _nothing(top, what, f"check --glob: {ALLOWED_IN_PATTERN}")
+        wanted = passed.wanted()
+        if not wanted:
+            return _nothing(top, what, f"pass --glob PATTERN to choose {known}")
+        return UsageError(
+            what,
+            where=path_to_text(top),
+            allowed=f"{known} with --glob",
+            option="--glob",
+            suggested=f"*{globbing.escape(wanted)}",
         )
 
     def _add_file(self, path: str, status: os.stat_result) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import msgspec
 import xxhash
 
 from tokmill import api
-from tokmill.core.config import local_path
+from tokmill.core.config import RecipeStep, local_path
 from tokmill.core.deduplication import REMOVED_NAME
 from tokmill.core.errors import ChangedError, DiskFullError, TokmillError, UsageError
 from tokmill.core.events import Notice
@@ -161,6 +162,7 @@ def build(
     Raises:
         TokmillError: UsageError for a mistake in the recipe, with its line.
     """
+    began_s = time.monotonic()
     check_observers(observers)
     made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
     _check_work(kept, target)
@@ -178,10 +180,10 @@ def build(
             told += _deduplicated(made, steps, unique, memory, force=force, observers=observers)
         how: dict[str, Any] = {"memory": memory, "fresh": fresh, "force": force, "observers": observers}
         if made.pack is None:
-            outcome = _arranged(made, unique, target, recipe=fingerprint, **made.output, **how)
+            outcome = _arranged(made, unique, target, fingerprint, **made.output, **how)
         else:
             outcome = _packed(made, unique, _mixture(made, unique, kept), target, told, fingerprint, how)
-        outcome = msgspec.structs.replace(outcome, notices=[*told, *outcome.notices])
+        outcome = _timed(outcome, began_s, [*told, *outcome.notices])
     used = {step.directory.name for step in (*steps, *unique)}
     used |= {_found(unique).name, _mixture(made, unique, kept).name}
     if not keep:
@@ -189,6 +191,13 @@ def build(
             outcome = msgspec.structs.replace(outcome, notices=[*outcome.notices, *_keep_lists(unique, target)])
         _remove(kept, used)
     return msgspec.structs.replace(outcome, notices=[*outcome.notices, *_unused(kept, used)])
+
+
+def _timed(outcome: Outcome, began_s: float, notices: list[str]) -> Outcome:
+    """Return what came of the last step with the time of all, and with these notices."""
+    elapsed_s = max(round(time.monotonic() - began_s, 3), 0.001)
+    rate = outcome.bytes_per_s * outcome.elapsed_s / elapsed_s
+    return msgspec.structs.replace(outcome, elapsed_s=elapsed_s, bytes_per_s=round(rate, 1), notices=notices)
 
 
 def _keep_lists(unique: Sequence[_Step], out: Path) -> list[str]:
@@ -575,9 +584,10 @@ def _packed(
     return pack(mixture, out, seed=recipe.seed, recipe=fingerprint, **(recipe.pack or {}), **recipe.output, **how)
 
 
-def _arranged(recipe: Recipe, steps: Sequence[_Step], out: Path, /, **options: Any) -> Outcome:
-    """Mix or shuffle the tokenized sources."""
-    options["seed"] = recipe.seed
+def _arranged(recipe: Recipe, steps: Sequence[_Step], out: Path, fingerprint: str = "", /, **options: Any) -> Outcome:
+    """Mix or shuffle the tokenized sources. fingerprint: of a training set that is complete with this."""
+    names = tuple(step.source.name for step in steps)
+    options |= {"seed": recipe.seed, "recipe": RecipeStep(fingerprint=fingerprint, names=names)}
     if not recipe.is_weighted:
         return shuffle([step.directory for step in steps], out, **options)
     pairs = [(step.directory, step.source.weight or 0.0) for step in steps]

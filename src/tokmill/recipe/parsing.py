@@ -6,6 +6,7 @@ import re
 import sys
 import tomllib
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +16,12 @@ from tokmill.core.options import PlanOptions, options_of
 from tokmill.core.packing import DROPS, MOST_SEQUENCE
 from tokmill.core.records import is_url
 from tokmill.core.system.refusals import explaining
-from tokmill.core.text import nearest
+from tokmill.core.text import misspelt
 from tokmill.derive import near_rule
 from tokmill.formats import parse_tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 EXAMPLE = """\
 # tokmill build recipe.toml --out data
@@ -76,6 +77,8 @@ _OUTPUT = ("format", "shard_tokens", "shard_documents", "offsets")
 _PACK = ("sequence", "drop", "pad_id")
 _OWN = ("inputs", "weight", "max_epochs")
 _VAL_INPUT = "val_input"
+_NEAR = 0.7
+"""How alike a name and the one that was meant must be, as difflib counts."""
 _CORRECT = "correct the file; tokmill build --example prints one"
 _ELSEWHERE = {
     **dict.fromkeys(_DEDUP, "in [dedup]"),
@@ -141,12 +144,7 @@ def read_recipe(path: str) -> Recipe:
         try:
             data = Path(path).read_bytes()
         except FileNotFoundError:
-            raise UsageError(
-                "there is no such recipe",
-                where=path,
-                allowed="a TOML file",
-                next_step="give its path as it is; tokmill build --example prints a recipe to begin with",
-            ) from None
+            raise _no_recipe(path) from None
     try:
         text = data.decode()
         values = tomllib.loads(text)
@@ -157,6 +155,20 @@ def read_recipe(path: str) -> Recipe:
         what = re.sub(r" \(at .*\)$", "", str(error))
         raise _wrong(path, int(at[1]) if at else None, f"not TOML: {what}", "TOML: tokmill build --example prints one") from None
     return _Reader(path, text).recipe(values)
+
+
+def _no_recipe(path: str) -> UsageError:
+    """Return the error for a recipe that is not there, with the one that was probably meant."""
+    given = Path(path)
+    near = misspelt(given.name, [each.name for each in given.parent.glob("*")]) if given.parent.is_dir() else None
+    return UsageError(
+        f"there is no such recipe{f'; did you mean {near}?' if near else ''}",
+        where=path,
+        allowed="a TOML file",
+        path=given.name if near else None,
+        suggested=near,
+        next_step=None if near else "give its path as it is; tokmill build --example prints a recipe to begin with",
+    )
 
 
 class _Reader:
@@ -304,15 +316,15 @@ class _Reader:
     def _check_names(self, table: Mapping[str, Any], known: Iterable[str], at: tuple[str, ...]) -> None:
         for name in table:
             if name not in known:
-                meant = _ELSEWHERE.get(name) or f"{nearest(name, list(known))}?"
-                where = f" in [{'.'.join(at)}]" if at else ""
-                raise self._at((*at, name), f"{name} is not known{where}", meant)
+                where, allowed = f" in [{'.'.join(at)}]" if at else "", sorted(known)
+                meant = "" if name in _ELSEWHERE else _meant(name.replace("-", "_"), allowed)
+                raise self._at((*at, name), f"{name} is not known{where}{meant}", _ELSEWHERE.get(name) or ", ".join(allowed))
 
     def _check_option(self, option: Any, value: Any, at: tuple[str, ...]) -> None:
         try:
             option.check(tuple(value) if isinstance(value, list) else value)
         except UsageError as error:
-            raise self._at(at, error.what, error.allowed or "") from None
+            raise self._at(at, f"{error.what}{_meant(str(value), option.choices or ())}", error.allowed or "") from None
 
     def _at(self, at: tuple[str, ...], what: str, allowed: str) -> UsageError:
         return _wrong(self._path, self.line(at), what, allowed)
@@ -342,6 +354,12 @@ def _header(line: str) -> tuple[str, ...]:
         (name, inner), *_ = inner.items()
         names.append(name)
     return tuple(names)
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """Return what to say of a known word that was probably meant; empty if none is near."""
+    near = get_close_matches(word.lower(), known, 1, _NEAR)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _is_whole(value: Any, least: int, most: int) -> bool:

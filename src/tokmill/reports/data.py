@@ -15,7 +15,7 @@ import numpy as np
 
 from tokmill.core.errors import TokmillError, UsageError
 from tokmill.core.history import History, until
-from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, load_manifest
+from tokmill.core.manifest import MANIFEST_NAME, SKIPPED_NAME, Manifest, knows_reading, load_manifest
 from tokmill.core.output_spec import SIDES
 from tokmill.core.progress import ProgressReporter
 from tokmill.core.records import Counts
@@ -93,7 +93,7 @@ class ReportData:
     @property
     def knows_reading(self) -> bool:
         """Return whether the counts are also of reading and encoding: they are not for documents that were chosen later."""
-        return not self.content.origin or bool(self.counts.bytes_in)
+        return knows_reading(self.content, self.counts)
 
 
 def load_data(directory: Path) -> ReportData:

@@ -31,7 +31,7 @@ def mixture_figures(manifest: Manifest | None) -> list[Figure]:
     shares = mixture_of(manifest) if manifest else []
     if manifest is None or not shares:
         return []
-    names = _names([each.path for each in shares])
+    names = _names([each.name or each.path for each in shares])
     return [_shares(shares, names), _stream(manifest, names)]
 
 
@@ -39,7 +39,7 @@ def val_table(manifest: Manifest | None) -> Table:
     """Return where each source's documents lie on the validation side; without rows where they are of one, or mingled."""
     ranges = val_ranges(manifest) if manifest else []
     ranges = ranges if len(ranges) > 1 else []
-    rows = [(each.path, f"{each.begin:,}", f"{each.end:,}", f"{each.end - each.begin:,}") for each in ranges]
+    rows = [(each.name or each.path, f"{each.begin:,}", f"{each.end:,}", f"{each.end - each.begin:,}") for each in ranges]
     caption = "The validation side, source by source, in tokens: a loss of each can be computed over its own range"
     return Table(caption, ("source", "from", "to", "tokens"), rows, numbers=(1, 2, 3))
 

@@ -36,8 +36,8 @@ _EFFICIENCY = 0.75
 """Share of a worker's time in which it encodes; else it reads, writes or waits (0.6 to 0.9 measured)."""
 ARRANGED_BYTES_PER_S = 200e6
 """Of ids, twice read and twice written: about what a disk of a desktop does."""
-_SHUFFLE_PASSES = 3
-"""As they are tokenized, into buckets, and in order."""
+_SHUFFLE_PASSES, _DEDUP_PASSES = 3, 2
+"""As they are tokenized, into buckets, and in order; as they are tokenized, and without copies."""
 _UNCERTAIN = (0.6, 2.5)
 """Time taken by time expected, at best and at worst, on a machine that does other things too."""
 _LIST_BYTES = 32
@@ -94,9 +94,9 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     dtype: str
     output_bytes: Estimate | None
     passes: int
-    """How often the ids are written; more than once with --shuffle."""
+    """How often the ids are written; more than once with --shuffle or --dedup."""
     scratch_bytes: Estimate | None
-    """Temporary disk beside the output; 0 without --shuffle."""
+    """Temporary disk beside the output; 0 without --shuffle and --dedup."""
     disk: DiskNeed | None
     """None without --out, or without `totals`."""
     is_complete: bool
@@ -115,13 +115,14 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
             self.disk.check()
 
 
-def make_plan(planned: PlannedJob, seed: int | None = None) -> Plan:
-    """Return the plan of a job. seed: of the order of its documents; None: they stay in theirs.
+def make_plan(planned: PlannedJob, seed: int | None = None, *, is_deduplicated: bool = False) -> Plan:
+    """Return the plan of a job. seed: of the order of its documents; None: they stay in theirs. is_deduplicated: copies go.
 
     Raises:
         TokmillError: An input cannot be read, or the sampling process failed.
     """
     job, content = planned.job, planned.job.content
+    is_derived = seed is not None or is_deduplicated
     budget = job.resources.budget_bytes
     shares = divide_budget(budget, job.resources.terms)
     sample_bytes = max(2 * MIB, min(_SAMPLE_BYTES, shares.caches_bytes // _CACHE_COST))
@@ -133,7 +134,7 @@ def make_plan(planned: PlannedJob, seed: int | None = None) -> Plan:
         notices = [each for each in notices if each not in shard_notices(content)]
         notices += shard_notices(content, n_shards(content, found.tokens.value, found.documents.value))
         notices += possibly_short_notices(found.documents.value, found.bytes_text.value, found.tokens.value, content)
-    if job.out != NOWHERE and (change := change_at(job, seed)):
+    if job.out != NOWHERE and (change := change_at(job, seed, is_deduplicated=is_deduplicated)):
         notices.insert(0, f"tokenize will refuse this --out: {change}; choose another, or start over with --fresh")
     available = available_bytes()
     if available is not None and available < budget:
@@ -146,31 +147,30 @@ def make_plan(planned: PlannedJob, seed: int | None = None) -> Plan:
         tokenizer=content.tokenizer.name,
         dtype=content.dtype,
         output_bytes=found.tokens * ITEM_BYTES[content.dtype] if found else None,
-        passes=1 if seed is None else _SHUFFLE_PASSES,
-        scratch_bytes=_scratch(job, found, seed) if found else None,
-        disk=_disk(job, found, seed) if found and job.out != NOWHERE else None,
-        is_complete=is_complete(job, seed),
+        passes=_SHUFFLE_PASSES if seed is not None else _DEDUP_PASSES if is_deduplicated else 1,
+        scratch_bytes=_scratch(job, found) * is_derived if found else None,
+        disk=_disk(job, found, is_derived=is_derived) if found and job.out != NOWHERE else None,
+        is_complete=is_complete(job, seed, is_deduplicated=is_deduplicated),
         memory=MemoryPlan(**msgspec.structs.asdict(shares), available_bytes=available, peak_bytes=shares.sum_bytes),
-        time=_time(job, found, sample.engine_bytes_per_s, seed) if found else None,
+        time=_time(job, found, sample.engine_bytes_per_s, is_derived=is_derived) if found else None,
         list_of_ints_bytes=_LIST_BYTES * found.tokens.value if found else None,
         elapsed_s=0.0,
         notices=notices,
     )
 
 
-def _scratch(job: Job, found: Totals, seed: int | None) -> Estimate:
-    """Return the temporary disk of a run."""
+def _scratch(job: Job, found: Totals) -> Estimate:
+    """Return the temporary disk of a run that shuffles or deduplicates what it tokenized."""
     tokens, documents = found.tokens, found.documents
-    whole = Estimate(
+    return Estimate(
         value=arranging_bytes(job.content, tokens.value, documents.value),
         low=arranging_bytes(job.content, tokens.low, documents.low),
         high=arranging_bytes(job.content, tokens.high, documents.high),
     )
-    return whole * (seed is not None)
 
 
-def _disk(job: Job, found: Totals, seed: int | None) -> DiskNeed:
-    n_shuffled = None if seed is None else found.documents.value
+def _disk(job: Job, found: Totals, *, is_derived: bool) -> DiskNeed:
+    n_shuffled = found.documents.value if is_derived else None
     return disk_need(job, found.tokens.value, found.bytes_in.value, n_shuffled=n_shuffled)
 
 
@@ -256,11 +256,11 @@ def _input(source: Input, decompressed: tuple[int | None, bool]) -> InputPlan:
     )
 
 
-def _time(job: Job, found: Totals, rate: float | None, seed: int | None) -> TimePlan:
+def _time(job: Job, found: Totals, rate: float | None, *, is_derived: bool) -> TimePlan:
     n_threads = job.resources.n_threads
     # Too little text to measure the engine is too little for it to matter.
     encoding_s = found.bytes_text.value / (rate * min(n_threads, usable_cores()) * _EFFICIENCY) if rate else 0.0
-    ordering_s = found.tokens.value * ITEM_BYTES[job.content.dtype] / ARRANGED_BYTES_PER_S if seed is not None else 0.0
+    ordering_s = is_derived * found.tokens.value * ITEM_BYTES[job.content.dtype] / ARRANGED_BYTES_PER_S
     expected_s = _START_S + encoding_s + ordering_s + _FILE_S * len(job.content.inputs)
     low, high = _UNCERTAIN
     return TimePlan(
