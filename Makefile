@@ -10,6 +10,7 @@
 #   make fuzz    mutated files and options for FUZZ_S seconds: none may surprise
 #   make ray     clusters of Ray on this machine, whose nodes are killed; some minutes, in an environment of its own
 #   make interop every format read by its trainer's own package; gigabytes of them
+#   make package wheel and sdist, each installed into an environment of its own and tried; two minutes
 #   make docs    the site, in build/docs: broken links are errors
 #   make demo    the Python library's sources as token files, in ./demo
 #   make bench   a corpus of 0.3 GB, how fast it goes, how near to the floor, and whether it became slower
@@ -29,10 +30,10 @@ BENCH := benchmarks/data
 BENCH_GB ?= 0.3
 
 .DEFAULT_GOAL := help
-.PHONY: help docs setup check test slow browser unicode faults fuzz power freeze ray interop bench peers demo clean
+.PHONY: help docs setup check test slow browser unicode faults fuzz power freeze ray interop package bench peers demo clean
 
 help:
-	@sed -n '3,17s/^# *//p' Makefile
+	@sed -n '3,18s/^# *//p' Makefile
 
 setup: $(STAMP)
 
@@ -108,6 +109,18 @@ $(INTEROP)/.installed: Makefile pyproject.toml
 
 interop: $(INTEROP)/.installed
 	@$(INTEROP)/bin/python -m pytest -s -m torch tests/formats/test_interop.py $(PYTEST_ARGS)
+
+# What a person gets who installs tokmill: built from a copy of what is distributed, used outside of the checkout.
+PACKAGE := build/package
+package: $(USABLE)
+	@rm -rf $(PACKAGE) && mkdir -p $(PACKAGE)
+	@$(PYTHON) -m venv $(PACKAGE)/tools
+	@$(PACKAGE)/tools/bin/python -m pip install --quiet --disable-pip-version-check build pipx
+	@$(PACKAGE)/tools/bin/python -m build --outdir $(PACKAGE)/dist . > $(PACKAGE)/build.log || { cat $(PACKAGE)/build.log; exit 1; }
+	@for made in $(PACKAGE)/dist/*; do \
+		echo "$$made" && $(PYTHON) tests/support/installed.py "$$made" || exit 1; \
+	done
+	@PIPX_HOME=$(PACKAGE)/pipx $(PACKAGE)/tools/bin/pipx run --spec $(PACKAGE)/dist/*.whl tokmill --version
 
 $(VENV)/.docs: $(STAMP)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'

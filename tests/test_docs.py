@@ -230,3 +230,11 @@ def test_the_pages_speak_of_every_command_and_of_no_option_that_does_not_exist()
     lines = re.findall(r"^ *tokmill .*", typed, re.MULTILINE)
     options = {option for line in lines for option in re.findall(r"(?<= )--[a-z][a-z-]+", line)}
     assert options - {f"--{knob.key}" for knob in knobs} - {"--show-config"} == set()
+
+
+def test_pictures_are_those_that_their_program_draws() -> None:
+    program = "import pictures; [print(name, draw(), sep='\\0', end='\\0') for name, draw in pictures.PICTURES.items()]"
+    drawn = subprocess.run([sys.executable, "-c", program], cwd=ROOT / "docs", capture_output=True, check=True, text=True).stdout
+    names = drawn.split("\0")[:-1]
+    assert {name: (ROOT / "docs" / name).read_text() for name in names[::2]} == dict(zip(names[::2], names[1::2], strict=True))
+    assert len(names) == 6
