@@ -15,7 +15,10 @@ import subprocess
 import sys
 import tarfile
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import click
 import pyarrow as pa
@@ -238,3 +241,41 @@ def test_pictures_are_those_that_their_program_draws() -> None:
     names = drawn.split("\0")[:-1]
     assert {name: (ROOT / "docs" / name).read_text() for name in names[::2]} == dict(zip(names[::2], names[1::2], strict=True))
     assert len(names) == 6
+
+
+def shown_for(trainer: str, out: Path) -> dict[str, object]:
+    """What the Python block of a trainer's section defines, with arrays in place of tensors."""
+    page = (ROOT / "docs/howto/trainers.md").read_text()
+    section = page[page.index(f"\n## {trainer}\n") :].split("\n## ", 2)[1]
+    found = next(block for block in FENCE.finditer(section) if block["kind"] == "python")
+    stand_in = SimpleNamespace(
+        from_numpy=lambda array: SimpleNamespace(to=lambda _device: array, array=array),
+        utils=SimpleNamespace(data=SimpleNamespace(IterableDataset=object)),
+    )
+    write_corpus(out.parent / "corpus.txt", TEXTS)
+    tokmill.tokenize(out.parent / "corpus.txt", out, val_fraction=0.1, threads=1)
+    defined: dict[str, object] = {"torch": stand_in, "tokmill": tokmill}
+    exec(found["text"], defined)
+    return defined
+
+
+def test_the_loader_for_nanochat_goes_on_where_it_was(tmp_path: Path) -> None:
+    batches_of: Any = shown_for("nanochat", tmp_path / "out")["batches_of"]
+    whole = [(x.tolist(), y.tolist(), state) for x, y, state in islice(batches_of(tmp_path / "out", "train", 2, 8, "cpu", 0, 2), 6)]
+    again = batches_of(tmp_path / "out", "train", 2, 8, "cpu", 0, 2, whole[2][2])
+    assert [(x.tolist(), y.tolist()) for x, y, _ in islice(again, 3)] == [each[:2] for each in whole[3:]]
+    other = [x.tolist() for x, _, _ in islice(batches_of(tmp_path / "out", "train", 2, 8, "cpu", 1, 2), 6)]
+    assert other != [x for x, _, _ in whole]
+
+
+def test_the_dataset_for_torchtitan_goes_on_where_it_was(tmp_path: Path) -> None:
+    tokens: Any = shown_for("torchtitan", tmp_path / "out")["Tokens"]
+    first, second = (tokens(tmp_path / "out", 8, 0, 2) for _ in range(2))
+    rows = iter(first)
+    for _ in range(3):
+        next(rows)
+    second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    for (x, y), (same_x, same_y) in islice(zip(rows, second, strict=False), 5):
+        assert (x["input"].array == same_x["input"].array).all()
+        assert (y.array == same_y.array).all()
+        assert (x["input"].array[1:] == y.array[:-1]).all()
