@@ -38,6 +38,20 @@ if TYPE_CHECKING:
     from tokmill.reports.shared_documents import DocumentDigests
 
 MOST_FREQUENT = 40
+_NAMES = {
+    b" ": "a space",
+    b"\n": "line end",
+    b"\n\n": "empty line",
+    b"\r": "line end of Windows, or half of one",
+    b"\r\n": "line end of Windows",
+    b"\t": "tab",
+    b"\0": "zero byte: is this text?",
+    "\ufeff".encode(): "byte order mark",
+    "\ufffd".encode(): "in place of a byte that was no UTF-8",
+    "\u00a0".encode(): "space that does not break",
+}
+"""Of tokens that cannot be seen."""
+_SHOWN_TOKENS = 200
 MOST_SKIPS = 50
 """Skipped records that are listed; all of them are counted."""
 _MOST_LINE_BYTES = 1 << 20
@@ -52,6 +66,8 @@ class FrequentToken:
     text: str | None
     """Decoded, with controls and bytes that are not UTF-8 as escapes; None: the tokenizer is not available."""
     is_special: bool
+    name: str = ""
+    """What it is called, for a token that cannot be seen."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +99,10 @@ class ReportData:
     skipped_by_input: Counter[str] = field(default_factory=Counter)
     missing: list[str] = field(default_factory=list)
     """Sentences: what this report lacks, and why."""
+    made_at_s: float | None = None
+    """When the manifest was written, as the file says, in seconds since 1970."""
+    beginning: str = ""
+    """The beginning of the first training document, decoded; empty: it cannot be decoded, or there is none."""
 
     @property
     def knows_text(self) -> bool:
@@ -109,6 +129,7 @@ def load_data(directory: Path) -> ReportData:
             counts=manifest.counts,
             elapsed_s=manifest.elapsed_s,
             history=manifest.history if isinstance(manifest.history, History) else None,
+            made_at_s=beside(directory / MANIFEST_NAME).lstat().st_mtime if beside(directory / MANIFEST_NAME).is_file() else None,
         )
     found = read_journal(state_of(directory) / "journal")
     if found is None:
@@ -204,6 +225,8 @@ def _read_ids(data: ReportData, manifest: Manifest, observers: Sequence[Observer
             position += n_bytes
             reporter.progress(position)
             data.sides[name] = side
+    if decoder and tokenizer.eot_id >= 0:
+        data.beginning = _beginning(IdReader.of_files("train", files.get("train", ()), content.dtype), tokenizer.eot_id, decoder)
     data.frequencies = statistics.frequencies
     _keep_frequent(data)
 
@@ -222,6 +245,19 @@ def _decoder(data: ReportData, name: str | None) -> Encoder | None:
         return None
 
 
+def _beginning(ids: IdReader, eot_id: int, decoder: Encoder) -> str:
+    """Return the beginning of the first document of a side as text."""
+    found = ids.read(0, _SHOWN_TOKENS + 1)
+    found = found[int(len(found) > 0 and found[0] == eot_id) :]
+    ends = np.flatnonzero(found == eot_id)
+    shown = found[: int(ends[0]) if len(ends) else _SHOWN_TOKENS]
+    try:
+        text = printable_bytes(decoder.decode(shown.astype(np.uint32)))
+    except TokmillError:
+        return ""
+    return text + ("" if len(ends) else " ...")
+
+
 def token_of(data: ReportData, number: int, n: int) -> FrequentToken:
     """Return an id that occurs `n` times, with its text."""
     if number == data.content.tokenizer.eot_id or data.decoder is None:
@@ -230,7 +266,7 @@ def token_of(data: ReportData, number: int, n: int) -> FrequentToken:
         text = data.decoder.decode(np.array([number], np.uint32))
     except TokmillError:
         return FrequentToken(number, n, None, is_special=False)
-    return FrequentToken(number, n, printable_bytes(text), is_special=False)
+    return FrequentToken(number, n, printable_bytes(text), is_special=False, name=_NAMES.get(text, ""))
 
 
 def _keep_frequent(data: ReportData) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,14 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
     from tokmill.core.protocols import Observer
-    from tokmill.core.records import Counts
+    from tokmill.core.records import Counts, Input
 
 REPORT_NAME, COMPARISON_NAME = "report.html", "comparison.html"
 _HEAD = b"<!doctype html>"
 _TITLE = b"<title>tokmill: "
 _HEAD_BYTES = 256
+_MANY_INPUTS = 30
+"""More are told by kind first."""
 MOST_INPUTS = 200
 """Inputs, and files of the output, that are listed."""
 
@@ -205,6 +208,8 @@ def make_page(data: ReportData) -> str:
     distinct = f"{data.n_distinct_ids:,} of {content.tokenizer.n_ids:,} ids occur" if data.n_distinct_ids else ""
     return _template("page").render(
         name=data.directory.name or str(data.directory),
+        where=_where(data),
+        beginning=data.beginning,
         what=f"{counted(len(content.inputs), 'input')}, {content.tokenizer.name}, format {content.format}, {content.dtype}; {done}",
         unfinished=[] if data.manifest else _unfinished(data),
         facts=_facts(data),
@@ -217,6 +222,7 @@ def make_page(data: ReportData) -> str:
         document_figures=document_figures(data),
         removed=removed,
         files=_files(data),
+        kinds=_kinds(data),
         inputs=_inputs(data),
         skipped=_skipped(data) if any(counts.skipped.values()) else [],
         frequent=data.frequent,
@@ -231,6 +237,12 @@ def make_page(data: ReportData) -> str:
         settings=Table("Everything that decides the bytes", ("setting", "value"), settings(content), mono=(1,)),
         version=data.tokmill_version,
     )
+
+
+def _where(data: ReportData) -> str:
+    """Return where the output is, and when it was completed."""
+    when = f", completed {datetime.fromtimestamp(data.made_at_s, UTC):%Y-%m-%d %H:%M} UTC" if data.made_at_s else ""
+    return f"{data.directory.absolute()}{when}"
 
 
 def _template(name: str) -> Template:
@@ -346,25 +358,45 @@ def _files(data: ReportData) -> Table:
     return Table(caption, ("file", "tokens", "documents", "size"), rows, numbers=(1, 2, 3))
 
 
+def _kinds(data: ReportData) -> Table:
+    """Return what kinds of inputs there are, where they are many; else no rows."""
+    inputs = data.content.inputs
+    groups: dict[tuple[str, str], list[Input]] = {}
+    for each in inputs if len(inputs) > _MANY_INPUTS else ():
+        kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
+        groups.setdefault((os.path.splitext(each.path)[1] or "no suffix", kind), []).append(each)
+    rows = [
+        (
+            suffix,
+            kind,
+            f"{len(group):,}",
+            format_bytes(sum(each.size_bytes or 0 for each in group)),
+            f"{sum(data.skipped_by_input[each.path] for each in group):,}",
+        )
+        for (suffix, kind), group in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    caption = f"{counted(len(inputs), 'input')}, by suffix"
+    return Table(caption, ("suffix", "kind", "inputs", "on disk", "bad records"), rows, numbers=(2, 3, 4))
+
+
 def _inputs(data: ReportData) -> Table:
     inputs = data.content.inputs
-    densities = _densities(data)
+    densities = _densities(data) if data.knows_text else {}
     rows = []
     for i, each in enumerate(inputs[:MOST_INPUTS]):
         kind = each.format if each.compression == "none" else f"{each.format}, {each.compression}"
         n_bytes, n_tokens = densities.get(i, (0, 0))
-        density = f"{n_bytes / n_tokens:.3f}" if n_tokens and data.knows_text else "-"
+        density = [f"{n_bytes / n_tokens:.3f}" if n_tokens else "-"] if densities else []
         path = "standard input" if each.path == STDIN else each.path
         size = "not known" if each.size_bytes is None else format_bytes(each.size_bytes)
-        rows.append((path, kind, size, density, f"{data.skipped_by_input[each.path]:,}"))
+        rows.append((path, kind, size, *density, f"{data.skipped_by_input[each.path]:,}"))
     total = sum(each.size_bytes or 0 for each in inputs)
     shown = f"; the first {MOST_INPUTS} of them are listed" if len(inputs) > MOST_INPUTS else ""
-    caption = (
-        f"{counted(len(inputs), 'input')}, {format_bytes(total)} on disk{shown}. Bytes per token: of the commits that lie wholly "
-        "within an input (-: none does)."
-    )
-    heads = ("input", "kind", "on disk", "bytes per token", "bad records")
-    return Table(caption, heads, rows, numbers=(2, 3, 4))
+    caption = f"{counted(len(inputs), 'input')}, {format_bytes(total)} on disk{shown}."
+    if densities:
+        caption += " Bytes per token: of the commits that lie wholly within an input (-: none does)."
+    heads = ("input", "kind", "on disk", *["bytes per token"] * bool(densities), "bad records")
+    return Table(caption, heads, rows, numbers=range(2, len(heads)))
 
 
 def _densities(data: ReportData) -> dict[int, tuple[int, int]]:
