@@ -110,7 +110,7 @@ def test_sources_have_the_names_of_the_recipe_wherever_they_are_told(
 
 
 def test_the_time_of_a_build_is_that_of_all_steps(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    later_s, tokenize, now = 0.0, building.api.tokenize, time.monotonic
+    later_s, tokenize, now = 0.0, tokmill.api.tokenize, time.monotonic
 
     def slowly(*args: Any, **options: Any) -> Any:
         nonlocal later_s
@@ -118,8 +118,8 @@ def test_the_time_of_a_build_is_that_of_all_steps(recipe: Path, tmp_path: Path, 
         return tokenize(*args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(building.api, "tokenize", slowly)
-        patch.setattr(building.time, "monotonic", lambda: now() + later_s)
+        patch.setattr(tokmill.api, "tokenize", slowly)
+        patch.setattr(time, "monotonic", lambda: now() + later_s)
         made = tokmill.build(recipe, tmp_path / "out")
     assert made.elapsed_s > 100
     assert made.bytes_per_s < made.bytes_out / 50

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import tokmill
 from tokmill.cli.app import run
 from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.manifest import load_manifest
-from tokmill.core.text import printable_line
+from tokmill.core.text import printable, printable_line
 from tokmill.reports.data import FrequentToken, load_data
 from tokmill.reports.removals import removal_tables
 from tokmill.reports.reporting import make_page
@@ -83,10 +84,37 @@ def test_every_part_of_the_report_is_there(page: str) -> None:
     heads = re.findall(r"<h[23]>(.*?)</h[23]>", page)
     assert heads == [
         "How the run went", "Speed", "Memory", "The documents", "Length of documents", "Bytes per token of documents",
-        "Bytes per token along the corpus", "Files", "Inputs", "Skipped records", "Most frequent tokens",
+        "Bytes per token along the corpus", "How the training side begins", "Files", "Inputs", "Skipped records", "Most frequent tokens",
         "Configuration, and how to make it again",
     ]  # fmt: skip
     assert "What this report lacks" not in page
+
+
+def test_where_it_is_when_it_was_made_and_how_it_begins_are_told(made: Path, page: str) -> None:
+    text = Page(page).text
+    day = datetime.fromtimestamp((made / "manifest.json").stat().st_mtime, UTC)
+    assert f"{made}, completed {day:%Y-%m-%d %H:%M} UTC" in text
+    with tokmill.open(made) as data:
+        assert printable(data.decode(data.document("train", 0)))[:40].split("\n")[0] in text
+
+
+def test_tokens_that_cannot_be_seen_have_names(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes(b"one\r\ntwo\t\0<|endoftext|>" * 30)
+    tokmill.tokenize(tmp_path / "c.txt", tmp_path / "o", val_fraction=0, threads=1)
+    names = {token.text: token.name for token in collect_data(tmp_path / "o").frequent}
+    assert names["\n"] == "line end"
+    assert "Windows" in names["\\x0d"]
+    assert names["one"] == ""
+
+
+def test_many_inputs_are_told_by_kind_first(tmp_path: Path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i}.{'txt' if i % 4 else 'md'}").write_text("some text")
+    tokmill.tokenize(tmp_path / "*.*", tmp_path / "o", val_fraction=0, threads=1)
+    page = make_page(collect_data(tmp_path / "o"))
+    assert re.findall(r"<td>(\.\w+)</td>\s*<td>text</td>\s*<td class=\"number\">(\d+)", page) == [(".txt", "30"), (".md", "10")]
+    assert "<details><summary>Every input</summary>" in page
+    assert "bytes per token</th>" not in page[page.index("Every input") :]
 
 
 def test_elements_are_closed_as_they_are_opened(page: str) -> None:

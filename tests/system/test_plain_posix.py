@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ from support.outputs import files_in, written
 
 from tokmill.core.system.current import PLAIN_VARIABLE
 
-PLAIN = {PLAIN_VARIABLE: "1"}
+
+def plainly(*words: object) -> subprocess.CompletedProcess[str]:
+    """Run tokmill with the plain form."""
+    return command(*words, TOKMILL_PLAIN_POSIX="1")
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +31,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
 def made(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An output of the plain form."""
     out = tmp_path_factory.mktemp("made") / "out"
-    done = command("tokenize", scene.corpus, "--out", out, "--val-fraction", "0.2", "--threads", "2", **PLAIN)
+    done = plainly("tokenize", scene.corpus, "--out", out, "--val-fraction", "0.2", "--threads", "2")
     assert done.returncode == 0, done.stderr
     return out
 
 
 def test_what_is_tried_here_is_the_plain_form() -> None:
-    rows = {row["name"]: row for row in json.loads(command("doctor", "--json", **PLAIN).stdout)["checks"]}
+    rows = {row["name"]: row for row in json.loads(plainly("doctor", "--json").stdout)["checks"]}
     assert rows["system"]["status"] == "note"
     assert "plain POSIX" in rows["system"]["next_step"]
     assert rows["file system"]["value"] == "not known"
@@ -42,7 +46,7 @@ def test_what_is_tried_here_is_the_plain_form() -> None:
 
 def test_tokenize_makes_the_same_bytes_and_verify_proves_them(scene: Scene, made: Path) -> None:
     assert written(made) == scene.expected
-    checked = command("verify", made, "--source", scene.corpus, **PLAIN)
+    checked = plainly("verify", made, "--source", scene.corpus)
     assert checked.returncode == 0, checked.stderr
     assert command("verify", made).returncode == 0
 
@@ -50,14 +54,14 @@ def test_tokenize_makes_the_same_bytes_and_verify_proves_them(scene: Scene, made
 @pytest.mark.parametrize("victim", ["parent", "coordinator", "worker"])
 def test_a_run_whose_process_is_killed_is_continued(scene: Scene, victim: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with started(scene.command(out), **PLAIN) as process:
+    with started(scene.command(out), TOKMILL_PLAIN_POSIX="1") as process:
         wait_for_commit(process, out)
         coordinators, workers = children_of(process.pid), workers_of(process)
         os.kill({"parent": process.pid, "coordinator": coordinators[0], "worker": workers[0]}[victim], signal.SIGKILL)
         if victim == "parent":
             process.wait()
             # It takes the lock as soon as the last process that holds it has seen that its parent is gone.
-            assert command(*scene.command(out)[3:], **PLAIN).returncode == 0
+            assert plainly(*scene.command(out)[3:]).returncode == 0
             wait_until(lambda: not any(map(is_alive, [*coordinators, *workers])))
         else:
             _, said = process.communicate()
@@ -66,7 +70,7 @@ def test_a_run_whose_process_is_killed_is_continued(scene: Scene, victim: str, t
 
 
 def test_a_worker_ends_with_its_coordinator(scene: Scene, tmp_path: Path) -> None:
-    with started(scene.command(tmp_path / "out"), **PLAIN) as process:
+    with started(scene.command(tmp_path / "out"), TOKMILL_PLAIN_POSIX="1") as process:
         wait_for_commit(process, tmp_path / "out")
         workers = workers_of(process)
         for coordinator in children_of(process.pid):
@@ -76,12 +80,12 @@ def test_a_worker_ends_with_its_coordinator(scene: Scene, tmp_path: Path) -> Non
 
 
 def test_plan_shuffle_pack_and_inspect(scene: Scene, made: Path, tmp_path: Path) -> None:
-    planned = command("plan", scene.corpus, "--json", **PLAIN)
+    planned = plainly("plan", scene.corpus, "--json")
     assert planned.returncode == 0, planned.stderr
-    for name, environment in (("plain", PLAIN), ("linux", {})):
+    for name, tokmill in (("plain", plainly), ("linux", command)):
         for words in (("shuffle", made, "--seed", "3"), ("dedup", made), ("pack", made, "--sequence", "256", "--seed", "3")):
-            done = command(*words, "--out", tmp_path / name / words[0], **environment)
+            done = tokmill(*words, "--out", tmp_path / name / str(words[0]))
             assert done.returncode == 0, done.stderr
-    for words in ("shuffle", "dedup", "pack"):
-        assert files_in(tmp_path / "plain" / words) == files_in(tmp_path / "linux" / words)
-    assert command("inspect", tmp_path / "plain" / "shuffle", **PLAIN).returncode == 0
+    for each in ("shuffle", "dedup", "pack"):
+        assert files_in(tmp_path / "plain" / each) == files_in(tmp_path / "linux" / each)
+    assert plainly("inspect", tmp_path / "plain" / "shuffle").returncode == 0

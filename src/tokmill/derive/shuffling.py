@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -259,8 +258,8 @@ def arrange_output(
     def make(output: Output, reporter: ProgressReporter) -> tuple[Manifest, int]:
         recorder = reporter.add(RunHistoryRecorder(output))
         step = recipe or RecipeStep()
-        named = zip_longest(sources, step.names[: len(sources)], fillvalue="")
-        made_from = tuple(provenance(source, how, name) for source, name in named) if how else ()
+        names = step.names or ("",) * len(sources)
+        made_from = tuple(provenance(source, how, name) for source, name in zip(sources, names, strict=True)) if how else ()
         with nullcontext() if ray is None else cluster(ray) as tasks:
             arranging = (
                 Arranging(operands, content, output, budget_bytes, reporter, counts, on_scattered)

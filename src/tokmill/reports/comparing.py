@@ -143,7 +143,7 @@ def _shared(both: Sequence[ReportData]) -> tuple[Table, str, list[str]]:
     """Return the table of what each side shares with each other, what is to be known of it, and what is a danger."""
     tokenizers = [_tokenizer_of(data) for data in both]
     sides = [
-        (f"{label}, {_NAMES[name]}", name, LABELS.index(label), data.digests[name], tokenizers.index(_tokenizer_of(data)))
+        (f"{label} {_NAMES[name]}", name, LABELS.index(label), data.digests[name], tokenizers.index(_tokenizer_of(data)))
         for label, data in zip(LABELS, both, strict=True)
         for name in SIDES
         if name in data.sides and data.sides[name].n_documents > data.sides[name].n_empty
@@ -172,7 +172,7 @@ def _leaks(sides: Sequence[tuple[Any, ...]], found: Sequence[Shared], scale: int
 
 
 def _share(n: int, of: int, about: str) -> str:
-    return f"{about}{n:,} ({n / of:.1%})" if n else "0"
+    return f"{about}{n:,} ({100 * n / of:.1f} %)" if n else "0"
 
 
 def _tokens(both: Sequence[ReportData]) -> tuple[Table, str]:
@@ -183,7 +183,11 @@ def _tokens(both: Sequence[ReportData]) -> tuple[Table, str]:
         return Table("", heads, ()), ""
     a, b = (each / each.sum() for each in counts if each is not None)
     differ = np.argsort(-np.abs(b - a), kind="stable")[:_MOST_TOKENS].tolist()
-    rows = [(f"{i:,}", _text(both, i), f"{a[i]:.3%}", f"{b[i]:.3%}", f"{100 * (b[i] - a[i]):+.3f}") for i in differ if a[i] != b[i]]
+    rows = [
+        (f"{i:,}", _text(both, i), f"{100 * a[i]:.3f} %", f"{100 * b[i]:.3f} %", f"{100 * (b[i] - a[i]):+.3f}")
+        for i in differ
+        if a[i] != b[i]
+    ]
     only = [int(np.count_nonzero((one > 0) & (other == 0))) for one, other in ((a, b), (b, a))]
     note = (
         f"{100 * float(np.abs(a - b).sum()) / 2:.1f} % of the tokens of one would have to be others for both to have the same "

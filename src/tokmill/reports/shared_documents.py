@@ -105,4 +105,5 @@ def shared_documents(sides: Sequence[DocumentDigests], comparable: Sequence[int]
 
 
 def _ends_in_zeros(digests: NDArray[np.uint64], n_bits: int) -> NDArray[np.bool_]:
-    return digests & np.uint64((1 << n_bits) - 1) == 0
+    found: NDArray[np.bool_] = digests & np.uint64((1 << n_bits) - 1) == 0
+    return found
