@@ -84,7 +84,8 @@ def test_every_part_of_the_report_is_there(page: str) -> None:
     heads = re.findall(r"<h[23]>(.*?)</h[23]>", page)
     assert heads == [
         "How the run went", "Speed", "Memory", "The documents", "Length of documents", "Bytes per token of documents",
-        "Bytes per token along the corpus", "How the training side begins", "Files", "Inputs", "Skipped records", "Most frequent tokens",
+        "Bytes per token along the corpus", "How the training side begins", "Files", "Inputs",
+        "Skipped records", "Most frequent tokens",
         "Configuration, and how to make it again",
     ]  # fmt: skip
     assert "What this report lacks" not in page
