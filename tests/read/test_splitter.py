@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from itertools import accumulate
 
+import numpy as np
 from hypothesis import given, strategies as st
 
-from tokmill.core.documents import DocumentBuffer
-from tokmill.read.splitter import RecordSplitter, _Finder, _overlaps_itself
+from tokmill.core.documents import DocumentBuffer, joined, overlaps_itself
+from tokmill.read.splitter import RecordSplitter, _Finder
 
 texts = st.lists(
     st.sampled_from([b"a", b"b", b"ab", b"aab", b"<|", b"|>", b"<|x|>", b"\n", b"z" * 300, b"y" * 40_000]), max_size=40
@@ -78,7 +79,7 @@ def test_records_are_those_of_bytes_split_however_the_bytes_arrive(
 
 @given(texts, separators, st.binary(max_size=40))
 def test_places_are_found_even_when_the_rare_byte_becomes_common(data: bytes, separator: bytes, first: bytes) -> None:
-    if _overlaps_itself(separator) and len(set(separator)) > 1:
+    if overlaps_itself(separator) and len(set(separator)) > 1:
         return
     finder = _Finder(separator)
     finder.find(first)
@@ -87,7 +88,7 @@ def test_places_are_found_even_when_the_rare_byte_becomes_common(data: bytes, se
 
 
 def test_a_separator_that_overlaps_itself_is_known() -> None:
-    assert [s for s in (b"aa", b"aba", b"\n\n", b"<|endoftext|>", b"ab", b"a", b"<|x|><|x") if _overlaps_itself(s)] == [
+    assert [s for s in (b"aa", b"aba", b"\n\n", b"<|endoftext|>", b"ab", b"a", b"<|x|><|x") if overlaps_itself(s)] == [
         b"aa",
         b"aba",
         b"\n\n",
@@ -128,3 +129,18 @@ def test_views_of_lines_are_the_lines(data: bytes, sizes: list[int], window_byte
     windows, raw = lines_of(Reads(data, sizes), window_bytes, max_records)
     assert [line for lines in windows for line in lines] == data.split(b"\n")
     assert raw == data
+
+
+@given(st.lists(texts, max_size=5), separators)
+def test_what_is_joined_splits_into_the_documents_of_its_parts(parts: list[bytes], separator: bytes) -> None:
+    buffers, documents = [], list[bytes]()
+    for data in parts:
+        pieces = data.split(separator)
+        starts = np.array([0, *accumulate(len(piece) + len(separator) for piece in pieces)][:-1], np.int64)
+        ends = starts + np.array([len(piece) for piece in pieces], np.int64)
+        buffers.append(DocumentBuffer(data, starts, ends, separator).without_empty()[0])
+        documents += filter(None, pieces)
+    found = joined(buffers)
+    assert list(found) == documents
+    if isinstance(found, DocumentBuffer):
+        assert list(filter(None, found.data.split(separator))) == documents

@@ -369,3 +369,14 @@ def test_no_network_and_no_cache_are_needed(corpus: tuple[Path, list[bytes]], tm
 
 def test_gpt2_is_what_tiktoken_calls_gpt2() -> None:
     assert gpt2().encode_ordinary("hello world, it's 2024") == [31373, 995, 11, 340, 338, 48609]
+
+
+def test_small_files_that_end_as_a_separator_begins_keep_their_documents(tmp_path: Path) -> None:
+    documents = [word * 400 for word in ("one ", "two ", "three ")] * 2
+    documents[2] += "\n"
+    documents[5] += "\n"
+    (tmp_path / "in").mkdir()
+    for name, some in (("a", documents[:3]), ("b", documents[3:])):
+        (tmp_path / "in" / f"{name}.txt").write_text("\n\n".join(some))
+    run_in_process([tmp_path / "in"], tmp_path / "out", separator="\n\n", val_fraction=0.0)
+    assert written(tmp_path / "out") == plain_tokens([each.encode() for each in documents], val_fraction=0.0)

@@ -97,12 +97,24 @@ def text_bytes(documents: Sequence[bytes]) -> int:
     return documents.n_bytes if isinstance(documents, DocumentBuffer) else sum(map(len, documents))
 
 
+def overlaps_itself(separator: bytes) -> bool:
+    """Return whether a separator begins as it ends, so that where it stands depends on what was found before."""
+    return any(separator.endswith(separator[:n]) for n in range(1, len(separator)))
+
+
+def _runs_into(data: bytes, separator: bytes) -> bool:
+    r"""Return whether the separator, put behind `data`, is found sooner: behind "one\n" a "\n\n" begins one byte before."""
+    return (data[-len(separator) :] + separator).find(separator) < min(len(data), len(separator))
+
+
 def joined(parts: Sequence[Sequence[bytes]]) -> Sequence[bytes]:
     """Return all documents of several sequences, in one buffer if each has one with the same separator."""
     slices = [part for part in parts if isinstance(part, DocumentBuffer) and len(part)]
     separator = slices[0].separator if slices else b""
     if not slices or any(len(part) and (not isinstance(part, DocumentBuffer) or part.separator != separator) for part in parts):
         return [document for part in parts for document in part]
+    if overlaps_itself(separator) and any(_runs_into(part.data, separator) for part in slices[:-1]):
+        return [document for part in slices for document in part]
     import numpy as np
 
     ends = list(accumulate(len(part.data) + len(separator) for part in slices))

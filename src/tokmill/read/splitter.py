@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from tokmill.core.documents import DocumentBuffer
+from tokmill.core.documents import DocumentBuffer, overlaps_itself
 from tokmill.core.local_struct import LocalStruct
 from tokmill.read.long_documents import LongDocument
 from tokmill.read.utf8 import HEAD_BYTES
@@ -226,12 +226,7 @@ class _Finder:
 @cache
 def _is_fit(separator: bytes) -> bool:
     """Return whether `_Finder` can look for a separator."""
-    return len(separator) <= _LONGEST_SEPARATOR and (len(set(separator)) == 1 or not _overlaps_itself(separator))
-
-
-def _overlaps_itself(separator: bytes) -> bool:
-    """Return whether a separator begins as it ends, so that where it stands depends on what was found before."""
-    return any(separator.endswith(separator[:n]) for n in range(1, len(separator)))
+    return len(separator) <= _LONGEST_SEPARATOR and (len(set(separator)) == 1 or not overlaps_itself(separator))
 
 
 class LongRecord(LongDocument):
