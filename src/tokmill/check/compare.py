@@ -7,7 +7,6 @@ document of the output. Memory stays bounded on damaged files, too: marks are se
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 from collections import deque
@@ -26,6 +25,7 @@ from tokmill.core.manifest import SKIPPED_NAME, read_state
 from tokmill.core.options import AUDIT
 from tokmill.core.output_spec import SIDES, Shards
 from tokmill.core.records import STDIN, Counts, Cursor, Skip, text_to_path
+from tokmill.core.selection import Selection
 from tokmill.core.spans import RecordRanges
 from tokmill.core.system.tree import tree_of
 from tokmill.core.text import shortened
@@ -189,6 +189,7 @@ class _Comparison:
         self.sample = sample
         self._encoder = encoder
         self._content = content
+        self._choice = _Choice(content)
         self._sides = sides
         self._item_bytes = np.dtype(content.dtype).itemsize
         self._offsets = [0, 0]
@@ -196,8 +197,7 @@ class _Comparison:
 
     def compare(self, batch: Batch) -> None:
         """Raise _DifferenceError unless the output has this batch next."""
-        origin, documents = apply_policy(batch, self._content)
-        hashes, is_val = _choices(batch, documents, self._content)
+        origin, documents, hashes, is_val = self._choice.of(batch)
         for side in (False, True):
             chosen = np.flatnonzero(is_val == side)
             if len(chosen):
@@ -277,6 +277,7 @@ class _ReencodedComparison:
         self.n_bytes = 0
         self.sample = sample
         self._content = content
+        self._choice = _Choice(content)
         self._is_reference = engine_of(content.tokenizer, "gigatoken") == sample.engine
         # The sample is taken here, and not in the stage.
         self._stage = EncodeStage(content, encoder, Auditor(lambda: encoder, None, 0.0))
@@ -303,8 +304,7 @@ class _ReencodedComparison:
         return [side.locate(done) for side, done in zip(self._sides, self._done, strict=True) if len(side) > done]
 
     def _ask_reference(self, batch: Batch, runs: Sequence[Tokens]) -> None:
-        origin, documents = apply_policy(batch, self._content)
-        hashes, is_val = _choices(batch, documents, self._content)
+        origin, documents, hashes, is_val = self._choice.of(batch)
         for run in runs:
             chosen = np.flatnonzero(is_val == run.is_val)
             parts = np.split(run.ids, run.ends)
@@ -483,12 +483,24 @@ def _comparison(content: Content, sides: list[IdReader], sample: ReferenceSample
     return _Comparison(content, written, encoder, sample)
 
 
-def _choices(batch: Batch, documents: Sequence[bytes], content: Content) -> tuple[NDArray[np.uint64], NDArray[np.bool_]]:
-    """Return the hash and the side of each document: uint64 and bool, shape (n_documents,)."""
-    hashes = np.fromiter((xxhash.xxh3_64_intdigest(document, content.seed) for document in documents), np.uint64, len(documents))
-    if batch.is_val is not None or batch.is_of_val:
-        return hashes, np.full(len(documents), batch.is_of_val or batch.is_val)
-    return hashes, hashes < np.uint64(math.ceil(content.val_fraction * 2**64))
+class _Choice:
+    """Which documents of a batch were to be written, and on which side."""
+
+    def __init__(self, content: Content) -> None:
+        self._content = content
+        self._selection = Selection(content)
+
+    def of(self, batch: Batch) -> tuple[Sequence[int], Sequence[bytes], NDArray[np.uint64], NDArray[np.bool_]]:
+        """Return of each document its index in the batch, text, hash, and whether it is for validation. Raise BadTextError."""
+        origin, documents = apply_policy(batch, self._content)
+        seed, n = self._content.seed, len(documents)
+        hashes = np.fromiter((xxhash.xxh3_64_intdigest(document, seed) for document in documents), np.uint64, n)
+        if self._selection.is_sample and batch.is_val is None:
+            kept = np.flatnonzero(self._selection.is_taken(hashes)).tolist()
+            origin, documents, hashes = [origin[i] for i in kept], [documents[i] for i in kept], hashes[kept]
+        if batch.is_val is not None or batch.is_of_val:
+            return origin, documents, hashes, np.full(len(documents), batch.is_of_val or batch.is_val)
+        return origin, documents, hashes, self._selection.is_val(hashes)
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

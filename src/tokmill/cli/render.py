@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.outcome import share_text
-from tokmill.core.records import STDIN, is_url
+from tokmill.core.records import NOT_SAMPLED, STDIN, is_url
 from tokmill.core.secrets import shown_in
 from tokmill.core.text import (
     counted,
@@ -128,10 +128,11 @@ def _replaced_rows(n_documents: int) -> list[tuple[str, str]]:
 def _parts(summary: Summary) -> str:
     """Return where the documents went: counts that add up to all, except for documents divided between the sides."""
     n_empty = summary.skipped.get("empty", 0)
-    n_skipped = sum(summary.skipped.values()) - n_empty
-    n_divided = summary.documents_train + summary.documents_val + n_empty + n_skipped - summary.documents
+    n_left_out = summary.skipped.get(NOT_SAMPLED, 0)
+    n_skipped = sum(summary.skipped.values()) - n_empty - n_left_out
+    n_divided = summary.documents_train + summary.documents_val + n_empty + n_left_out + n_skipped - summary.documents
     parts = [f"train {summary.documents_train:,}", f"validation {summary.documents_val:,}"]
-    parts += [f"{name} {n:,}" for name, n in (("empty", n_empty), ("skipped", n_skipped)) if n]
+    parts += [f"{name} {n:,}" for name, n in (("not sampled", n_left_out), ("empty", n_empty), ("skipped", n_skipped)) if n]
     return ", ".join(parts) + (f"; {counted(n_divided, 'piece')} more, of documents over 64 MiB" if n_divided else "")
 
 

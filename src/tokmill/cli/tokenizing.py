@@ -108,7 +108,8 @@ def unused_option_notices(console: Console, out: str | None, options: dict[str, 
         ("--stage", is_local, "without an s3:// output"),
         ("--stage-size", is_local, "without an s3:// output"),
         ("--max-skipped", options["on_error"] != "skip", "without --on-error skip"),
-        *((option, bool(options["val_input"]), "with --val-input") for option in ("--val-fraction", "--seed")),
+        ("--val-fraction", bool(options["val_input"]), "with --val-input"),
+        ("--seed", bool(options["val_input"]) and options["sample"] is None, "with --val-input"),
         ("--part-bytes", options.get("ray") is None, "without --ray"),
     ]
     return console.unused(rules)

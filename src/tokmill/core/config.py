@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 import xxhash
@@ -33,6 +33,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "\\": "\\", "f": "\f", "
 
 
 Quoting = Literal["double", "none"]
+Share = Annotated[float, msgspec.Meta(gt=0, lt=1)]
 How = Literal["merge", "convert", "reshard", "append", "dedup", "shuffle", "mix", "pack"]
 
 
@@ -116,6 +117,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     offsets: bool | msgspec.UnsetType = msgspec.UNSET
     """Whether there is a list of where documents begin; unset: there is none."""
     keep_empty: bool = False
+    sample: Share | msgspec.UnsetType = msgspec.UNSET
+    """Share of documents that is taken at all; unset: all."""
     encoding_errors: Utf8Policy = "strict"
     on_error: OnError = "stop"
     n_parts: Natural | msgspec.UnsetType = msgspec.UNSET

@@ -37,6 +37,8 @@ class Purpose(IntEnum):
     """What hashes of n-grams are multiplied by."""
     SHUFFLED_DOCUMENTS = 9
     """The order of documents in an epoch."""
+    SAMPLE = 10
+    """Documents with the smallest are taken at all."""
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

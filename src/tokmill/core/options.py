@@ -5,6 +5,7 @@ The command line, the Python functions, settings files, `--show-config` and the 
 
 from __future__ import annotations
 
+import operator
 import os
 import re
 from dataclasses import dataclass, field, fields, replace
@@ -80,6 +81,7 @@ class Option:
     examples: tuple[str, ...] = ()
     """Values that a shell completes where any value is allowed."""
     least: float | None = None
+    above: float | None = None
     below: float | None = None
     allowed: str = ""
     """The bounds in words."""
@@ -135,8 +137,9 @@ class Option:
                 suggested=nearest(str(value), self.choices),
             )
         # Written so that NaN is out of bounds.
-        if (self.least is not None and not value >= self.least) or (self.below is not None and not value < self.below):
-            usual = self.least if self.default is None else self.default
+        bounds = ((self.least, operator.ge), (self.above, operator.gt), (self.below, operator.lt))
+        if not all(holds(value, bound) for bound, holds in bounds if bound is not None):
+            usual = (self.least or 0.01) if self.default is None else self.default
             raise UsageError(f"{value} is out of range", option=self.flag, allowed=self.allowed, suggested=str(usual))
 
 
@@ -224,6 +227,15 @@ class PlanOptions:
         metavar="TEXT",
         help=r"Text between the documents of a text file; escapes such as \n\n are understood; none: a file is one document.",
     )
+    sample: float | None = option(
+        None,
+        group=INPUT,
+        metavar="FRACTION",
+        above=0,
+        below=1,
+        allowed="0 < fraction < 1",
+        help="Take only this share of the documents, chosen by their content and --seed.",
+    )
     encoding_errors: str = option(
         "strict", group=ERRORS, choices=("strict", "replace", "ignore"), help="What to do with bytes that are not UTF-8."
     )
@@ -294,7 +306,13 @@ class PlanOptions:
         help="Share of documents that go to val.bin, without --val-input.",
     )
     seed: int = option(
-        0, group=VALIDATION, metavar="N", least=0, below=1 << 64, allowed="0 to 2**64 - 1", help="Seed for choosing them."
+        0,
+        group=VALIDATION,
+        metavar="N",
+        least=0,
+        below=1 << 64,
+        allowed="0 to 2**64 - 1",
+        help="Seed for choosing them, and for --sample.",
     )
     on_error: str = option(
         "stop", group=ERRORS, choices=("stop", "skip"), help="On an unreadable record: stop, or skip and count it."

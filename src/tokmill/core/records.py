@@ -43,6 +43,9 @@ STDIN = "-"
 DIVIDE_ABOVE_BYTES = 64 << 20
 """A document of more bytes than this is divided into blocks, each on its own side of the validation split."""
 
+NOT_SAMPLED = "not_sampled"
+"""The reason for which documents are left out that `--sample` did not choose."""
+
 UNCUT_ABOVE_BYTES = 4 << 20
 """A batch of more text than this is a piece in which no safe cut was found."""
 
@@ -168,8 +171,8 @@ class Skip(msgspec.Struct, frozen=True, kw_only=True):
     record: Natural | None
     offset: Natural | None
     reason: str
-    """A stable word: `empty`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`, `invalid_utf8`,
-    `invalid_csv`, `too_long`, `other_file`, `hard_link`, `symbolic_link`."""
+    """A stable word: `empty`, `not_sampled`, `invalid_json`, `missing_text`, `null_text`, `not_a_string`, `lone_surrogate`,
+    `invalid_utf8`, `invalid_csv`, `too_long`, `other_file`, `hard_link`, `symbolic_link`."""
     text_key: str | msgspec.UnsetType = msgspec.UNSET
     """Under which there was no text, or none that is one; left out where the reason is another."""
     records: Natural | msgspec.UnsetType = msgspec.UNSET

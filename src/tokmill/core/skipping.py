@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.errors import TooManySkippedError
-from tokmill.core.records import Skip, is_url
+from tokmill.core.records import NOT_SAMPLED, Skip, is_url
 from tokmill.core.text import counted
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ MOST_LISTED_BYTES = 16 << 20
 
 OTHER_FILE, HARD_LINK, SYMBOLIC_LINK = "other_file", "hard_link", "symbolic_link"
 """Reasons for archive members that are not text, or whose text is another member's: counted, but not as bad records."""
-_NOT_BAD = ("empty", OTHER_FILE, HARD_LINK, SYMBOLIC_LINK)
+_NOT_BAD = ("empty", NOT_SAMPLED, OTHER_FILE, HARD_LINK, SYMBOLIC_LINK)
 
 
 def n_bad_records(counts: Counts) -> int:

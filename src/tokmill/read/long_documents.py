@@ -12,23 +12,23 @@ complete character on both sides, and a decoder has nothing pending after one; `
 from __future__ import annotations
 
 import codecs
-import math
 from typing import TYPE_CHECKING
 
 import xxhash
 
 from tokmill.core.errors import BadTextError, MemoryBudgetError
 from tokmill.core.local_struct import LocalStruct
-from tokmill.core.records import Batch, Counts
+from tokmill.core.records import NOT_SAMPLED, Batch, Counts
 from tokmill.core.system.budget import HELD_BATCHES
 from tokmill.read.position import OnePlace
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tokmill.core.config import Content
     from tokmill.core.records import Cursor, Location
+    from tokmill.core.selection import Fate
     from tokmill.read.position import Position, ReadSettings
 
 
@@ -67,10 +67,10 @@ class TextPiece(LocalStruct, frozen=True, kw_only=True):
     """A piece of a long document that is encoded by itself."""
 
     text: bytes
-    """Valid UTF-8, policy applied."""
+    """Valid UTF-8, policy applied; nothing of what is left out."""
     raw: bytes
     """The bytes that were consumed by the end of this piece; b"" while more pieces of the same bytes follow."""
-    is_val: bool
+    fate: Fate
     head_open: bool
     tail_open: bool
     n_invalid: int = 0
@@ -78,6 +78,11 @@ class TextPiece(LocalStruct, frozen=True, kw_only=True):
     """At the end of a block: whether the next begins a document of its own. None: no cursor can name the end of this piece."""
     adds_part: bool = False
     last: bool = False
+
+    @property
+    def skipped(self) -> dict[str, int]:
+        """What is left out, and not counted before."""
+        return {NOT_SAMPLED: 1} if self.fate == "left out" and not self.head_open else {}
 
 
 def read_whole(document: LongDocument, settings: ReadSettings, where: Location) -> bool:
@@ -130,10 +135,11 @@ def is_skipped(document: LongDocument, settings: ReadSettings, position: Positio
 def whole_pieces(document: LongDocument, settings: ReadSettings, where: Location, *, is_valid: bool) -> Iterator[TextPiece]:
     """Yield the pieces of a complete document, all of one side. is_valid: it is UTF-8. Raises MemoryBudgetError."""
     content, head_open = settings.content, False
-    is_val = _side(document.buffer, content, is_valid=is_valid)
+    fate = _fate(document.buffer, settings, is_valid=is_valid)
     for raw, last in _pieces(document, settings, where):
         text, n_invalid = (raw, 0) if is_valid else clean(raw, content.encoding_errors)
-        yield TextPiece(text=text, raw=raw, is_val=is_val, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last)
+        text = b"" if fate == "left out" else text
+        yield TextPiece(text=text, raw=raw, fate=fate, head_open=head_open, tail_open=not last, n_invalid=n_invalid, last=last)
         head_open = True
 
 
@@ -148,7 +154,7 @@ def divided_pieces(
     ahead: _Block | None = None
     for block in _blocks(document, settings, where):
         if ahead is not None:
-            next_begins = ahead.is_val != block.is_val
+            next_begins = ahead.fate != block.fate
             yield from _emit(ahead, settings, begins=begins, adds_part=begins and not is_first, next_begins=next_begins)
             begins, is_first = next_begins, False
         ahead = block
@@ -160,7 +166,7 @@ class _Block(LocalStruct, frozen=True):
     text: bytes
     raw: bytes
     where: Location
-    is_val: bool
+    fate: Fate
     n_invalid: int
 
 
@@ -175,7 +181,7 @@ def _blocks(document: LongDocument, settings: ReadSettings, where: Location) -> 
             if content.encoding_errors == "strict":
                 raise _not_utf8(where, offset + at, raw[at])
             text, n_invalid = clean(raw, content.encoding_errors)
-        yield _Block(text, raw, where.at(offset), _side(text, content, is_valid=True), n_invalid)
+        yield _Block(text, raw, where.at(offset), _fate(text, settings, is_valid=True), n_invalid)
         offset += n
 
 
@@ -204,11 +210,14 @@ def _block_bytes(document: LongDocument, settings: ReadSettings, where: Location
 def _emit(block: _Block, settings: ReadSettings, *, begins: bool, adds_part: bool, next_begins: bool | None) -> Iterator[TextPiece]:
     """Yield a block as pieces that fit a batch."""
     head_open, first = not begins, True
-    for text, ends in _pieces(LongDocument(bytearray(block.text)), settings, block.where):
+    pieces: Iterable[tuple[bytes, bool]] = [(b"", True)]
+    if block.fate != "left out":
+        pieces = _pieces(LongDocument(bytearray(block.text)), settings, block.where)
+    for text, ends in pieces:
         yield TextPiece(
             text=text,
             raw=block.raw if ends else b"",
-            is_val=block.is_val,
+            fate=block.fate,
             head_open=head_open,
             tail_open=not ends or next_begins is False,
             n_invalid=block.n_invalid if ends else 0,
@@ -238,12 +247,14 @@ def _pieces(document: LongDocument, settings: ReadSettings, where: Location) -> 
 
 
 def piece_batch(piece: TextPiece, *, after: Cursor | None, counts: Counts, where: Location, position_bytes: int) -> Batch:
-    """Return the batch of one piece."""
+    """Return the batch of one piece. counts: without what is left out."""
     # A document in one piece is like any other: its hash decides where it is encoded, and empty it is skipped there.
     is_one = not piece.head_open and not piece.tail_open and piece.last and not piece.adds_part
+    if piece.skipped:
+        counts += Counts(skipped=piece.skipped)
     return Batch(
-        documents=[piece.text],
-        is_val=None if is_one else piece.is_val,
+        documents=[] if piece.fate == "left out" else [piece.text],
+        is_val=None if is_one else piece.fate == "val",
         head_open=piece.head_open,
         tail_open=piece.tail_open,
         after=after,
@@ -283,10 +294,11 @@ def long_batches(
     yield from piece_batches(pieces, where, lambda: (counts, after), raw_position)
 
 
-def _side(text: bytes | bytearray, content: Content, *, is_valid: bool) -> bool:
-    """Return the side of a document, by the hash of its text with the policy applied."""
+def _fate(text: bytes | bytearray, settings: ReadSettings, *, is_valid: bool) -> Fate:
+    """Return what becomes of a document, by the hash of its text with the policy applied."""
+    content = settings.content
     value = xxhash.xxh3_64_intdigest(text, content.seed) if is_valid else _clean_hash(text, content)
-    return value < math.ceil(content.val_fraction * 2**64)
+    return settings.selection.fate(value)
 
 
 def _clean_hash(text: bytes | bytearray, content: Content) -> int:

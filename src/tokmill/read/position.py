@@ -13,6 +13,7 @@ from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import ChangedError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
+from tokmill.core.selection import Selection
 from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class ReadSettings(LocalStruct, frozen=True):
     long_records: RecordRanges | None = None
     """Those that an earlier run skipped as too long, by number from 1, whatever its budget was: this reader skips the
     same. None: those that are longer than this budget allows."""
+
+    @property
+    def selection(self) -> Selection:
+        """Which documents are taken, and on which side they are."""
+        return Selection(self.content)
 
     @property
     def most_bytes(self) -> int:

@@ -45,6 +45,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         ("text key", content.text_key),
         *([("quotes in CSV and TSV", content.quoting)] if content.quoting else []),
         ("validation", _validation(content)),
+        *([("sample", f"{content.sample!r} of the documents, seed {content.seed}")] if content.sample else []),
         ("empty documents", "kept" if content.keep_empty else "left out"),
         ("bad records", content.on_error),
         ("bytes that are not UTF-8", content.encoding_errors),
@@ -220,6 +221,7 @@ def _options(content: Content) -> list[str]:
         ("--dtype", content.dtype, True),
         ("--val-fraction", repr(content.val_fraction), not any(each.side for each in content.inputs)),
         ("--seed", str(content.seed), content.seed != 0),
+        ("--sample", repr(content.sample), bool(content.sample)),
         ("--encoding-errors", content.encoding_errors, content.encoding_errors != "strict"),
         ("--on-error", content.on_error, content.on_error != "stop"),
     ]

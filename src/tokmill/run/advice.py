@@ -15,7 +15,7 @@ from tokmill.core.errors import TokmillError
 from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.options import PlanOptions
 from tokmill.core.outcome import NOTHING
-from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES
+from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, NOT_SAMPLED
 from tokmill.core.skipping import HARD_LINK, MOST_LISTED_BYTES, OTHER_FILE, SYMBOLIC_LINK
 from tokmill.core.text import counted
 from tokmill.formats import FORMATS
@@ -157,6 +157,10 @@ def emptiness_notices(counts: Counts, content: Content, again: str, *, is_listed
     advice: tuple[tuple[bool, Callable[[], str]], ...] = (
         (is_empty and not counts.documents, lambda: "the inputs hold no document; are they the right ones?"),
         (is_empty and set(reasons) <= {"empty"}, lambda: f"{counted(counts.documents, 'document')}, and no text in any"),
+        (
+            is_empty and set(reasons) <= {"empty", NOT_SAMPLED},
+            lambda: f"--sample {content.sample:g} chose none of {counted(counts.documents, 'document')}; {again} a larger one",
+        ),
         (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons, again) or where}"),
         (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n, again)),
         (

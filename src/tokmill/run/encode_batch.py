@@ -6,7 +6,6 @@ The range of the ids is checked before they are narrowed, by arithmetic and not 
 
 from __future__ import annotations
 
-import math
 from itertools import pairwise, repeat
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,8 @@ import xxhash
 from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.errors import BadTextError, EngineError, UsageError
 from tokmill.core.local_struct import MutableStruct
-from tokmill.core.records import Batch, Counts, EncodedBatch, Skip, Tokens
+from tokmill.core.records import NOT_SAMPLED, Batch, Counts, EncodedBatch, Skip, Tokens
+from tokmill.core.selection import Selection
 from tokmill.core.text import counted
 from tokmill.encode import reference_of
 from tokmill.read import ENCODING_ADVICE, clean, damage_hint, first_invalid
@@ -44,6 +44,8 @@ class _Texts(MutableStruct):
     """Index of each in the batch."""
     skips: list[Skip] = msgspec.field(default_factory=list)
     n_empty: int = 0
+    n_left_out: int = 0
+    """By `--sample`."""
     is_changed: bool = False
     """The UTF-8 policy changed or left out some, so the batch's raw bytes are not theirs."""
     invalid_documents: int = 0
@@ -59,17 +61,14 @@ class EncodeStage:
         self._unknown_id = unknown_id
         self._content = content
         self._auditor = auditor
-        self._val_below = np.uint64(math.ceil(content.val_fraction * 2**64))
+        self._selection = Selection(content)
         self._max_id = min(content.tokenizer.n_ids - 1, int(np.iinfo(content.dtype).max))
 
     def run(self, batch: Batch) -> EncodedBatch:
         """Encode one batch. Raises BadTextError, EngineError."""
-        texts = self._keep(self._check(batch), batch)
-        documents = texts.documents.compact() if isinstance(texts.documents, DocumentBuffer) else texts.documents
-        seed = self._content.seed
-        views = documents.views() if isinstance(documents, DocumentBuffer) else documents
-        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, views, repeat(seed)), np.uint64, len(documents))
-        is_val = hashes < self._val_below if batch.is_val is None else np.full(len(documents), batch.is_val)
+        texts, hashes = self._sample(self._keep(self._check(batch), batch), batch)
+        documents = texts.documents
+        is_val = self._selection.is_val(hashes) if batch.is_val is None else np.full(len(documents), batch.is_val)
         is_val |= batch.is_of_val
         ids, offsets = _encode(self.encoder, documents, None if texts.is_changed else batch.raw)
         self._check_ids(ids, batch)
@@ -150,6 +149,23 @@ class EncodeStage:
         if texts.n_empty:
             texts.origin = [texts.origin[i] for i in kept]
         return texts
+
+    def _sample(self, texts: _Texts, batch: Batch) -> tuple[_Texts, NDArray[np.uint64]]:
+        """Leave out documents that `--sample` did not choose; return the hash of each that is left, too: uint64, shape (n,)."""
+        if isinstance(texts.documents, DocumentBuffer):
+            texts.documents = texts.documents.compact()
+        documents, seed = texts.documents, self._content.seed
+        views = documents.views() if isinstance(documents, DocumentBuffer) else documents
+        hashes = np.fromiter(map(xxhash.xxh3_64_intdigest, views, repeat(seed)), np.uint64, len(documents))
+        # Whoever cut a document has decided it.
+        if not self._selection.is_sample or batch.is_val is not None:
+            return texts, hashes
+        kept = np.flatnonzero(self._selection.is_taken(hashes))
+        texts.n_left_out = len(documents) - len(kept)
+        texts.documents = [documents[i] for i in kept.tolist()]
+        texts.origin = np.asarray(texts.origin)[kept]
+        texts.is_changed = True
+        return texts, hashes[kept]
 
     def _check_ids(self, ids: NDArray[np.uint32], batch: Batch) -> None:
         """Raise EngineError if an id does not fit, or is the EOT id where only text was encoded."""
@@ -266,7 +282,7 @@ def _part(out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64],
 
 
 def _count(texts: _Texts, runs: list[Tokens], samples: Sequence[Sample | None]) -> Counts:
-    reasons = {"empty": texts.n_empty, "invalid_utf8": len(texts.skips)}
+    reasons = {"empty": texts.n_empty, NOT_SAMPLED: texts.n_left_out, "invalid_utf8": len(texts.skips)}
     documents = [sum(len(run.ends) for run in runs if run.is_val == side) for side in (False, True)]
     tokens = [sum(len(run.ids) for run in runs if run.is_val == side) for side in (False, True)]
     return Counts(

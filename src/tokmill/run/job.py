@@ -148,6 +148,7 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         shards=choice.shards or msgspec.UNSET,
         offsets=options.offsets or msgspec.UNSET,
         keep_empty=options.keep_empty,
+        sample=msgspec.UNSET if options.sample is None else float(options.sample),
         encoding_errors=cast("Utf8Policy", options.encoding_errors),
         on_error=cast("OnError", options.on_error),
     )
@@ -170,6 +171,7 @@ def details(job: Job) -> list[str]:
         *shown,
         f"tokenizer: {tokenizer.name}, {tokenizer.n_ids:,} ids, end of text {tokenizer.eot_id}, sha256 {tokenizer.sha256[:12]}",
         f"output: {content.format}, {content.dtype}, end of text {content.eot}, into {job.out}",
+        *([f"sample: {content.sample:g} of the documents, chosen by their content and the seed"] if content.sample else []),
         f"validation: {_validation(content)}",
         f"machine: engine {resources.engine}, {counted(resources.n_threads, 'thread')}",
         f"memory: {resources.budget_bytes // MIB:,} MiB for all processes",

@@ -29,7 +29,7 @@ from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
 from tokmill.read import CorpusReader, NotARecordError, RecordParser, clean, open_seekable, stored_groups
-from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window, totals
+from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window, share_of, totals
 from tokmill.store import read_range, register_urls, serves_ranges
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ class Sampler:
 
     def __init__(self, request: SampleRequest) -> None:
         self._request = request
-        self._content = request.job.content
+        # What is not chosen cannot be told from a window; the sums are those of the share.
+        self._content = msgspec.structs.replace(request.job.content, sample=msgspec.UNSET)
         self._has_eot = self._content.eot != "none"
         self._parser = RecordParser(self._content.text_key)
         self._n_bad = 0
@@ -105,10 +106,10 @@ class Sampler:
         groups += self._read_all({i: source for i, source in inputs.items() if i not in plain})
         rate = self._encode(groups)
         self._note_bad(sum(len(group.windows) for group in groups))
-        is_known = len(inputs) == len(self._content.inputs)
+        is_known, share = len(inputs) == len(self._content.inputs), self._request.job.content.sample or 1.0
         return SampleResult(
-            totals=totals(groups) if is_known else None,
-            is_exact=is_known and all(group.is_whole for group in groups),
+            totals=share_of(totals(groups), share) if is_known else None,
+            is_exact=is_known and share == 1 and all(group.is_whole for group in groups),
             decompressed=self._decompressed,
             engine_bytes_per_s=rate,
             notices=self._notices,

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _FLOOR = 0.0005
 """A sample is never surer than this: a window may gain or lose a token where it is cut."""
+_VARIES = 2.0
+"""Standard deviation of the lengths of documents by their mean, about, as on the web."""
 _UNSEEN_FLOOR = 0.1
 """Nor is it surer than this of what was never read: the rest of a file of which only a part was read."""
 
@@ -127,6 +129,25 @@ def totals(groups: Sequence[Group]) -> Totals:
         sampled_bytes=sum(w.raw_bytes for g in groups for w in g.windows if not w.is_again),
         n_windows=sum(len(g.windows) for g in groups),
     )
+
+
+def share_of(found: Totals, share: float) -> Totals:
+    """Return what a random share of the documents comes to; all of them are read."""
+    if share == 1:
+        return found
+    n = max(1.0, share * found.documents.value)
+    # Lengths vary: of so many documents, the sum varies by more than their number does.
+    spread = 2 * _VARIES * math.sqrt((1 - share) / n)
+    scaled = {
+        name: Estimate(
+            value=round(share * each.value),
+            low=math.floor(share * each.low * max(0.0, 1 - spread)),
+            high=min(each.high, math.ceil(share * each.high * (1 + spread))),
+        )
+        for name in ("bytes_text", "documents", "tokens")
+        for each in [getattr(found, name)]
+    }
+    return msgspec.structs.replace(found, **scaled)
 
 
 def _sum(parts: Iterable[tuple[float, float]]) -> Estimate:
