@@ -306,6 +306,18 @@ def _check_together(call: TokenizeCall) -> None:
         raise UsageError(
             f"{' and '.join(given)} do not go together", option=given[0], allowed="one of them", next_step=_one_by_one(given)
         )
+    limits = [name for name, value in (("--max-tokens", call.max_tokens), ("--val-tokens", call.val_tokens)) if value is not None]
+    apart = next((name for name in ("--part", "--ray", "--append") if options[name] is not None), None)
+    if limits and apart:
+        raise UsageError(
+            f"{limits[0]} counts the tokens of all documents before, which {'an append' if apart == '--append' else 'a part'} "
+            "does not know",
+            where=f"{limits[0]} with {apart}",
+            option=limits[0],
+            allowed="one run over the whole corpus",
+            next_step="leave one of the two out"
+            + ("; --val-input or --val-fraction choose documents in parts, too" if limits[0] == "--val-tokens" else ""),
+        )
     _check_derived(call)
     if call.append and is_url(str(call.out)):
         raise UsageError(

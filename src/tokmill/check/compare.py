@@ -33,7 +33,7 @@ from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest, text_lengths
 from tokmill.output import source_error
 from tokmill.read import CorpusReader, clean, find_inputs, first_invalid
-from tokmill.run import Auditor, EncodeStage, divide_resources
+from tokmill.run import Auditor, EncodeStage, TokenLimits, divide_resources
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -183,17 +183,25 @@ class _DifferenceError(Exception):
 class _Comparison:
     """A walk through the corpus and both sides of the output."""
 
-    def __init__(self, content: Content, sides: list[WrittenSide], encoder: Encoder, sample: ReferenceSample) -> None:
+    def __init__(
+        self, content: Content, counts: Counts, sides: list[WrittenSide], encoder: Encoder, sample: ReferenceSample
+    ) -> None:
+        """counts: of the output."""
         self.documents = 0
         self.n_bytes = 0
         self.sample = sample
         self._encoder = encoder
         self._content = content
-        self._choice = _Choice(content)
+        self._choice = _Choice(content, counts)
         self._sides = sides
         self._item_bytes = np.dtype(content.dtype).itemsize
         self._offsets = [0, 0]
         self._numbers = [0, 0]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the output ends here, wherever the corpus does."""
+        return self._choice.is_over
 
     def compare(self, batch: Batch) -> None:
         """Raise _DifferenceError unless the output has this batch next."""
@@ -201,7 +209,7 @@ class _Comparison:
         for side in (False, True):
             chosen = np.flatnonzero(is_val == side)
             if len(chosen):
-                last = bool(chosen[-1] == len(documents) - 1)
+                last = bool(chosen[-1] == len(documents) - 1) and not self.is_over
                 expected = self._expect(batch, documents, origin, chosen.tolist(), holds_last=last)
                 self._compare_side(batch, expected, side, hashes[chosen])
 
@@ -272,12 +280,16 @@ class _ReencodedComparison:
     side. It takes as long as the run did.
     """
 
-    def __init__(self, content: Content, sides: Sequence[IdReader], encoder: Encoder, sample: ReferenceSample) -> None:
+    def __init__(
+        self, content: Content, counts: Counts, sides: Sequence[IdReader], encoder: Encoder, sample: ReferenceSample
+    ) -> None:
+        """counts: of the output."""
         self.documents = 0
         self.n_bytes = 0
         self.sample = sample
         self._content = content
-        self._choice = _Choice(content)
+        self._choice = _Choice(content, counts)
+        self._limits = TokenLimits(content, Counts(), Cursor())
         self._is_reference = engine_of(content.tokenizer, "gigatoken") == sample.engine
         # The sample is taken here, and not in the stage.
         self._stage = EncodeStage(content, encoder, Auditor(lambda: encoder, None, 0.0))
@@ -285,9 +297,14 @@ class _ReencodedComparison:
         self._done = [0, 0]
         self._numbers = [0, 0]
 
+    @property
+    def is_over(self) -> bool:
+        """See _Comparison."""
+        return self._limits.is_reached
+
     def compare(self, batch: Batch) -> None:
         """See _Comparison. Raise BadTextError or EngineError, too."""
-        encoded = self._stage.run(batch)
+        encoded, _ = self._limits.applied(self._stage.run(batch))
         for run in encoded.runs:
             self._compare_run(run, batch)
             self._done[run.is_val] += len(run.ids)
@@ -305,9 +322,11 @@ class _ReencodedComparison:
 
     def _ask_reference(self, batch: Batch, runs: Sequence[Tokens]) -> None:
         origin, documents, hashes, is_val = self._choice.of(batch)
+        places = [deque(np.flatnonzero(is_val == side).tolist()) for side in (False, True)]
         for run in runs:
-            chosen = np.flatnonzero(is_val == run.is_val)
             parts = np.split(run.ids, run.ends)
+            n = len(parts) - (not len(parts[-1]))
+            chosen = np.array([places[run.is_val].popleft() for _ in range(n)], np.intp)
             self.sample.compare(
                 [documents[i] for i in chosen.tolist()],
                 hashes[chosen],
@@ -361,7 +380,8 @@ def compare_with_sources(
     engine = engine_of(tokenizer, "gigatoken")
     resources = USUAL if memory is None else divide_resources(memory, 1, engine, content.inputs, n_ids=tokenizer.n_ids)[0]
     sample = ReferenceSample(tokenizer, audit)
-    comparison = _comparison(content, [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES], sample)
+    sides = [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES]
+    comparison = _comparison(content, manifest.counts, sides, sample)
     reader = CorpusReader(content, resources, cutter_of(tokenizer))
     reader.skip_long(long_records(manifest, directory))
     sizes = [i.size_bytes for i in content.inputs]
@@ -371,6 +391,8 @@ def compare_with_sources(
         for batch in reader.batches(Cursor()):
             comparison.compare(batch)
             findings.reporter.progress(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
+            if comparison.is_over:
+                break
         what = "the output continues after the end of the sources"
         differences: list[tuple[Any, ...]] = [(file, what, place, None) for file, place in comparison.surplus()]
     except _DifferenceError as error:
@@ -473,22 +495,35 @@ def long_records(manifest: Manifest, directory: Directory) -> RecordRanges | Non
     return None if n_skipped else RecordRanges(found)
 
 
-def _comparison(content: Content, sides: list[IdReader], sample: ReferenceSample) -> _Comparison | _ReencodedComparison:
-    """Return a comparison by decoding, or by encoding again if decoding does not give the text back."""
+def _comparison(
+    content: Content, counts: Counts, sides: list[IdReader], sample: ReferenceSample
+) -> _Comparison | _ReencodedComparison:
+    """Return a comparison by decoding, or by encoding again if decoding does not give the text back. counts: of the output."""
     tokenizer, encoder = content.tokenizer, load_fastest(content.tokenizer)
     if not is_lossless(tokenizer):
-        return _ReencodedComparison(content, sides, encoder, sample)
+        return _ReencodedComparison(content, counts, sides, encoder, sample)
     lengths = text_lengths(encoder, tokenizer)
     written = [WrittenSide(ids, encoder, lengths, tokenizer.eot_id) for ids in sides]
-    return _Comparison(content, written, encoder, sample)
+    return _Comparison(content, counts, written, encoder, sample)
 
 
 class _Choice:
-    """Which documents of a batch were to be written, and on which side."""
+    """Which documents of a batch were to be written, and on which side. Asked for each batch, in the order of the corpus."""
 
-    def __init__(self, content: Content) -> None:
+    def __init__(self, content: Content, counts: Counts) -> None:
+        """counts: of the output."""
         self._content = content
         self._selection = Selection(content)
+        is_full = bool(content.val_tokens) and counts.tokens_val >= (content.val_tokens or 0)
+        self._n_val = counts.documents_val if is_full else None
+        """Documents that are for validation from here on; None: all that are chosen."""
+        self._left = np.array([counts.documents_train, counts.documents_val]) if content.max_tokens else None
+        """Documents of each side that the output has from here on; None: as many as the corpus has."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the output ends here, wherever the corpus does."""
+        return self._left is not None and not self._left.any()
 
     def of(self, batch: Batch) -> tuple[Sequence[int], Sequence[bytes], NDArray[np.uint64], NDArray[np.bool_]]:
         """Return of each document its index in the batch, text, hash, and whether it is for validation. Raise BadTextError."""
@@ -499,8 +534,20 @@ class _Choice:
             kept = np.flatnonzero(self._selection.is_taken(hashes)).tolist()
             origin, documents, hashes = [origin[i] for i in kept], [documents[i] for i in kept], hashes[kept]
         if batch.is_val is not None or batch.is_of_val:
-            return origin, documents, hashes, np.full(len(documents), batch.is_of_val or batch.is_val)
-        return origin, documents, hashes, self._selection.is_val(hashes)
+            is_val = np.full(len(documents), batch.is_of_val or batch.is_val)
+        else:
+            is_val = self._selection.is_val(hashes)
+        if self._n_val is not None:
+            is_val &= np.cumsum(is_val) <= self._n_val
+            self._n_val -= int(is_val.sum()) - bool(batch.tail_open and is_val[-1:].any())
+        if self._left is None:
+            return origin, documents, hashes, is_val
+        sums = np.cumsum(np.stack([~is_val, is_val]), axis=1)
+        n = int((sums <= self._left[:, np.newaxis]).all(axis=0).sum())
+        if n:
+            self._left = self._left - sums[:, n - 1]
+            self._left[int(is_val[n - 1])] += batch.tail_open and n == len(documents)
+        return origin[:n], documents[:n], hashes[:n], is_val[:n]
 
 
 def apply_policy(batch: Batch, content: Content) -> tuple[Sequence[int], Sequence[bytes]]:

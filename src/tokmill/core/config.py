@@ -16,10 +16,10 @@ import xxhash
 
 from tokmill.core import secrets
 from tokmill.core.arrangement import Arrangement
-from tokmill.core.bounded import Natural, Whole
+from tokmill.core.bounded import Natural, Positive, Whole
 from tokmill.core.deduplication import Deduplication
 from tokmill.core.errors import UsageError
-from tokmill.core.options import PlanOptions
+from tokmill.core.options import VAL_FRACTION, PlanOptions
 from tokmill.core.output_spec import Shards
 from tokmill.core.packing import Packing
 from tokmill.core.partition import Part
@@ -106,7 +106,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     quoting: Quoting | msgspec.UnsetType = msgspec.UNSET
     """How quotes in CSV and TSV are read; unset: auto."""
     eot: EotPlacement = "after"
-    val_fraction: float = PlanOptions.val_fraction
+    val_fraction: float = VAL_FRACTION
     """Share of documents for the val side, 0 <= fraction < 1."""
     seed: int = 0
     """Seed of the hash that decides the side, 0 <= seed < 2**64."""
@@ -117,6 +117,10 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     offsets: bool | msgspec.UnsetType = msgspec.UNSET
     """Whether there is a list of where documents begin; unset: there is none."""
     keep_empty: bool = False
+    val_tokens: Positive | msgspec.UnsetType = msgspec.UNSET
+    """No document is for validation any more once those before it have so many tokens; unset: there is no limit."""
+    max_tokens: Positive | msgspec.UnsetType = msgspec.UNSET
+    """The output ends with the document that reaches so many tokens; unset: with the corpus."""
     sample: Share | msgspec.UnsetType = msgspec.UNSET
     """Share of documents that is taken at all; unset: all."""
     encoding_errors: Utf8Policy = "strict"
@@ -147,7 +151,7 @@ def how_not_of_corpus(content: Content) -> str:
         return "its documents are packed into sequences"
     if content.origin and content.origin.deduplicated:
         return "documents were removed from it, so it is not what its inputs say"
-    return "it was made from runs with different settings, or from bare files"
+    return "it was made from runs with different settings or limits, or from bare files"
 
 
 def is_of_corpus(content: Content) -> bool:

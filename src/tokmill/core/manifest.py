@@ -93,6 +93,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     elapsed_s: Seconds
     """Sum over the run and those it resumed."""
     peak_rss_bytes: Natural
+    cut_short: bool | msgspec.UnsetType = msgspec.UNSET
+    """True: the corpus went on where `--max-tokens` were reached."""
     made_from: tuple[Provenance, ...] | msgspec.UnsetType = msgspec.UNSET
     """In the order of the inputs; left out of an output that was tokenized in one run."""
     parts: tuple[Natural, ...] | msgspec.UnsetType = msgspec.UNSET

@@ -31,6 +31,8 @@ GROUPS = (INPUT, OUTPUT, VALIDATION, ERRORS, RESOURCES, STORES, MESSAGES)
 """In the order of the help."""
 _STAGE_BYTES = 4 << 30
 """Shards that wait to be sent: some minutes of tokenizing, while a store is busy."""
+VAL_FRACTION, VAL_TOKENS_FRACTION = 0.0005, 0.1
+"""Share of documents for validation, and the share of those before `--val-tokens` are reached."""
 FORMAT_NAMES = ("raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 
 
@@ -236,6 +238,12 @@ class PlanOptions:
         allowed="0 < fraction < 1",
         help="Take only this share of the documents, chosen by their content and --seed.",
     )
+    max_tokens: str | int | None = option(
+        None,
+        group=INPUT,
+        metavar="N",
+        help="End with the document that reaches N tokens (100M), on both sides together; read no further.",
+    )
     encoding_errors: str = option(
         "strict", group=ERRORS, choices=("strict", "replace", "ignore"), help="What to do with bytes that are not UTF-8."
     )
@@ -296,14 +304,21 @@ class PlanOptions:
         help="Inputs for validation: all their documents go to val.bin, and no others, whatever --val-fraction is by default. "
         "May be repeated.",
     )
-    val_fraction: float = option(
-        0.0005,
+    val_fraction: float | None = option(
+        None,
         group=VALIDATION,
         metavar="FRACTION",
         least=0,
         below=1,
         allowed="0 <= fraction < 1",
+        usual=f"{VAL_FRACTION}; with --val-tokens {VAL_TOKENS_FRACTION}",
         help="Share of documents that go to val.bin, without --val-input.",
+    )
+    val_tokens: str | int | None = option(
+        None,
+        group=VALIDATION,
+        metavar="N",
+        help="Choose documents for val.bin only until it has N tokens (10M); all later ones are for training.",
     )
     seed: int = option(
         0,
@@ -372,13 +387,23 @@ class PlanOptions:
     def __post_init__(self) -> None:
         for name, about in options_of(self).items():
             about.check(getattr(self, name))
-        if self.val_input and self.val_fraction not in (0, PlanOptions.val_fraction):
+        given = {"--val-input": self.val_input, "--val-fraction": self.val_fraction, "--val-tokens": self.val_tokens}
+        other = next((name for name in ("--val-fraction", "--val-tokens") if self.val_input and given[name]), None)
+        if other:
             raise UsageError(
                 "with --val-input, no other documents are for validation",
-                option="--val-fraction",
-                allowed="one of --val-input and --val-fraction",
-                suggested="0",
+                option=other,
+                allowed=f"one of --val-input and {other}",
+                suggested="0" if other == "--val-fraction" else None,
                 next_step="leave one of the two out",
+            )
+        if self.val_tokens is not None and self.val_fraction == 0:
+            raise UsageError(
+                "without a share of documents, none is for validation",
+                where="--val-tokens with --val-fraction 0",
+                option="--val-fraction",
+                allowed="more than 0: the share of documents from which they are taken",
+                suggested=str(VAL_TOKENS_FRACTION),
             )
 
 

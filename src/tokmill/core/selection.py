@@ -22,6 +22,7 @@ class Selection:
 
     def __init__(self, content: Content) -> None:
         self._val_below = np.uint64(math.ceil(content.val_fraction * 2**64))
+        self._keeps_whole = bool(content.val_tokens)
         self.is_sample = isinstance(content.sample, float)
         self._sample_below = np.uint64(math.ceil(content.sample * 2**64)) if isinstance(content.sample, float) else np.uint64(0)
         # Not the hash itself: a sample of one in ten would else have all documents for validation in it.
@@ -35,9 +36,12 @@ class Selection:
         """Return which documents `--sample` chose: bool, of the shape of `hashes`."""
         return keys_at(hashes, self._key) < self._sample_below if self.is_sample else np.ones(len(hashes), np.bool_)
 
-    def fate(self, value: int) -> Fate:
-        """Return what becomes of a document with this hash."""
+    def fate(self, value: int, *, is_block: bool = False) -> Fate:
+        """Return what becomes of a document with this hash, or of a block of one that is divided."""
         hashes = np.array([value], np.uint64)
         if not self.is_taken(hashes)[0]:
             return "left out"
+        # Where validation ends depends on the documents before: whether the next block goes on, nobody could say while reading.
+        if is_block and self._keeps_whole:
+            return "train"
         return "val" if self.is_val(hashes)[0] else "train"

@@ -65,6 +65,13 @@ def extend(planned: PlannedJob) -> PlannedJob:
             allowed="an output of tokmill tokenize, or merged from such with the same settings",
             next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",
         )
+    if old.content.max_tokens or old.content.val_tokens:
+        raise UsageError(
+            "nothing can be appended to an output with a limit of tokens: what follows it depends on all that was before",
+            where=str(directory),
+            allowed="an output without --max-tokens and --val-tokens",
+            next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",
+        )
     if old.content.n_parts:
         raise UsageError(
             f"nothing can be appended to an output that was made in {counted(old.content.n_parts, 'part')}",

@@ -291,6 +291,7 @@ def copied(
         made_from=tuple(provenance(source, how) for source in sources),
         documents_digest=sources[0].manifest.documents_digest if keeps_order else msgspec.UNSET,
         removal=sources[0].manifest.removal if keeps_order else msgspec.UNSET,
+        cut_short=sources[0].manifest.cut_short if len(sources) == 1 else msgspec.UNSET,
     )
     return manifest, run.written_bytes
 

@@ -54,6 +54,8 @@ _MANY_ZEROS = 16
 """A text of which one byte in so many is zero is hardly one."""
 _SAMPLED = 64
 """How many documents of a batch are looked at, about, where each has a buffer of its own."""
+_ONE_BY_ONE_BYTES = 64 << 10
+"""Text that is read ahead where each record is a batch."""
 _MOST_PACKED = 1024
 """Inputs in one batch; each keeps about 1 kB of bookkeeping until the batch is written."""
 
@@ -70,6 +72,7 @@ class CorpusReader:
         on_large: Callable[[], None] = lambda: None,
         divide_above_bytes: int = DIVIDE_ABOVE_BYTES,
         block_bytes: int = BLOCK_BYTES,
+        one_by_one: bool = False,
     ) -> None:
         """Make a reader that has opened nothing yet.
 
@@ -80,9 +83,11 @@ class CorpusReader:
             on_large: called before a long document is read whole; may wait.
             divide_above_bytes: decides the bytes of the output, as does the next; not for users, tests make both small.
             block_bytes: of a divided document.
+            one_by_one: each record is a batch of its own, or several batches.
         """
         # U+FFFD for a bad byte makes a text up to three times as long; in a window it must stay below what is divided.
-        batch_bytes = max(1, min(resources.batch_bytes, divide_above_bytes // 3))
+        most_bytes = _ONE_BY_ONE_BYTES if one_by_one else resources.batch_bytes
+        batch_bytes = max(1, min(most_bytes, resources.batch_bytes, divide_above_bytes // 3))
         self._inputs = content.inputs
         self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
@@ -94,7 +99,7 @@ class CorpusReader:
             content=content,
             cutter=cutter,
             batch_bytes=batch_bytes,
-            max_documents=max(1024, batch_bytes // 32),
+            max_documents=1 if one_by_one else max(1024, batch_bytes // 32),
             max_piece_bytes=resources.max_piece_bytes,
             divide_above_bytes=divide_above_bytes,
             block_bytes=block_bytes,
@@ -110,7 +115,8 @@ class CorpusReader:
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See protocols.Reader."""
-        for index, batch in enumerate(self._packed(start)):
+        is_packed = self.settings.max_documents > 1
+        for index, batch in enumerate(self._packed(start) if is_packed else self._unpacked(start)):
             yield replace(batch, index=index)
 
     def notices(self) -> list[str]:

@@ -181,7 +181,7 @@ def _blocks(document: LongDocument, settings: ReadSettings, where: Location) -> 
             if content.encoding_errors == "strict":
                 raise _not_utf8(where, offset + at, raw[at])
             text, n_invalid = clean(raw, content.encoding_errors)
-        yield _Block(text, raw, where.at(offset), _fate(text, settings, is_valid=True), n_invalid)
+        yield _Block(text, raw, where.at(offset), _fate(text, settings, is_valid=True, is_block=True), n_invalid)
         offset += n
 
 
@@ -294,11 +294,11 @@ def long_batches(
     yield from piece_batches(pieces, where, lambda: (counts, after), raw_position)
 
 
-def _fate(text: bytes | bytearray, settings: ReadSettings, *, is_valid: bool) -> Fate:
-    """Return what becomes of a document, by the hash of its text with the policy applied."""
+def _fate(text: bytes | bytearray, settings: ReadSettings, *, is_valid: bool, is_block: bool = False) -> Fate:
+    """Return what becomes of a document, or of a block of one, by the hash of its text with the policy applied."""
     content = settings.content
     value = xxhash.xxh3_64_intdigest(text, content.seed) if is_valid else _clean_hash(text, content)
-    return settings.selection.fate(value)
+    return settings.selection.fate(value, is_block=is_block)
 
 
 def _clean_hash(text: bytes | bytearray, content: Content) -> int:

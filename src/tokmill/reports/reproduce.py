@@ -46,6 +46,7 @@ def settings(content: Content) -> list[tuple[str, str]]:
         *([("quotes in CSV and TSV", content.quoting)] if content.quoting else []),
         ("validation", _validation(content)),
         *([("sample", f"{content.sample!r} of the documents, seed {content.seed}")] if content.sample else []),
+        *([("end", f"the document that reaches {counted(content.max_tokens, 'token')}")] if content.max_tokens else []),
         ("empty documents", "kept" if content.keep_empty else "left out"),
         ("bad records", content.on_error),
         ("bytes that are not UTF-8", content.encoding_errors),
@@ -60,7 +61,10 @@ def _packed(packing: Packing) -> str:
 
 def _validation(content: Content) -> str:
     n = sum(each.side == "val" for each in content.inputs)
-    return f"all documents of {counted(n, 'input')}" if n else f"{content.val_fraction!r} of the documents, seed {content.seed}"
+    if n:
+        return f"all documents of {counted(n, 'input')}"
+    until = f", until they have {counted(content.val_tokens, 'token')}" if content.val_tokens else ""
+    return f"{content.val_fraction!r} of the documents, seed {content.seed}{until}"
 
 
 def commands(content: Content, made_from: Sequence[Provenance] | object, directory: str, removal: Removal | object = None) -> str:
@@ -220,7 +224,9 @@ def _options(content: Content) -> list[str]:
         ("--eot", content.eot, True),
         ("--dtype", content.dtype, True),
         ("--val-fraction", repr(content.val_fraction), not any(each.side for each in content.inputs)),
+        ("--val-tokens", str(content.val_tokens), bool(content.val_tokens)),
         ("--seed", str(content.seed), content.seed != 0),
+        ("--max-tokens", str(content.max_tokens), bool(content.max_tokens)),
         ("--sample", repr(content.sample), bool(content.sample)),
         ("--encoding-errors", content.encoding_errors, content.encoding_errors != "strict"),
         ("--on-error", content.on_error, content.on_error != "stop"),

@@ -32,5 +32,6 @@ if TYPE_CHECKING:
     from tokmill.run.parts.tokenize import place_of_part, run_all_parts, run_one_part
     from tokmill.run.summary import Meter, Summary, notices_of, summarize
     from tokmill.run.supervisor import LocalRunner
+    from tokmill.run.token_limits import TokenLimits
 
 __getattr__, __all__ = lazy_names(__name__)

@@ -80,6 +80,9 @@ def shard_notices(content: Content, n: int | None = None) -> list[str]:
 def possibly_short_notices(n_documents: int, bytes_text: int, n_tokens: int, content: Content) -> list[str]:
     """Return what to say before a run whose validation side may well be empty, or too short for the trainer."""
     n, trainer = _n_drawn(n_documents, bytes_text), FORMATS[content.format]
+    if content.val_tokens:
+        expected_tokens = round(content.val_fraction * n_tokens)
+        return few_val_notices(expected_tokens, n, n_tokens, content, "about ") if expected_tokens < content.val_tokens else []
     expected = content.val_fraction * n
     # Half of what is expected is still likely.
     is_short = content.val_fraction * n_tokens < 2 * trainer.wanted_for_val
@@ -96,6 +99,18 @@ def possibly_short_notices(n_documents: int, bytes_text: int, n_tokens: int, con
         what += f", with about {content.val_fraction * n_tokens:,.0f} tokens: {reason}"
     fraction, is_enough = fraction_for(trainer.wanted_for_val, n, n_tokens)
     return [f"{what}; --val-fraction {fraction} {'gives enough' if is_enough else 'gives more'}, 0 leaves it out"]
+
+
+def few_val_notices(n_val: int, n_drawn: int, n_tokens: int, content: Content, about: str = "") -> list[str]:
+    """Return what to say where the corpus ends before validation has the tokens that it was to have."""
+    if not content.val_tokens or n_val >= content.val_tokens:
+        return []
+    fraction, is_enough = fraction_for(content.val_tokens, n_drawn, n_tokens)
+    advice = (
+        f"; --val-fraction {fraction} gives {'enough' if is_enough else 'more'}" if float(fraction) > content.val_fraction else ""
+    )
+    wanted = counted(content.val_tokens, "token")
+    return [f"validation has {about}{counted(n_val, 'token')}, not the {wanted} of --val-tokens: the corpus has no more{advice}"]
 
 
 def fraction_for(n_wanted: int, n_drawn: int, n_tokens: int) -> tuple[str, bool]:

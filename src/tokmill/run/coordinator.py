@@ -27,6 +27,7 @@ from tokmill.run.encoding import COMMITTED, EncodingProcess, auditor_of, serve, 
 from tokmill.run.memory_guard import MemorySample, SharedPages, limit_growth, take_memory_sample
 from tokmill.run.pool import Pool
 from tokmill.run.segment_writer import SegmentWriter
+from tokmill.run.token_limits import LastPlace, TokenLimits, cut_notices
 from tokmill.run.worker import Worker
 from tokmill.store import register_urls
 
@@ -42,6 +43,8 @@ class Coordinator(EncodingProcess):
 
     RESUMES = True
     _recorder: RunHistoryRecorder | None = None
+    _is_cut = False
+    """Whether the output ended where `--max-tokens` were reached."""
 
     def __init__(self, job: Job, emit: Callable[[AnyEvent], None], pool: Pool) -> None:
         """job: what to do. emit: takes events, from any thread. pool: the workers."""
@@ -97,6 +100,7 @@ class Coordinator(EncodingProcess):
         if isinstance(output, Manifest):
             self._emit(already_finished(output))
             return
+        self._limits = TokenLimits(job.content, output.counts, output.cursor)
         try:
             self._run(output)
         except TokmillError as error:
@@ -117,7 +121,7 @@ class Coordinator(EncodingProcess):
         self._pool.share_lock(output.lock)
         with self._guarded():
             try:
-                for encoded in self._results(output.cursor, lambda: self._tick(writer)):
+                for encoded in self._results(writer):
                     if not writer.wait_for_stage(encoded, lambda: self._tell_of(writer), lambda: self._is_ending):
                         raise self._ended(output.directory)
                     writer.add(encoded)
@@ -137,10 +141,39 @@ class Coordinator(EncodingProcess):
         self._pool.close()
         output.publish(manifest)
         finished = _finished(manifest, writer.elapsed_s, resumed=resumed)
-        self._emit(msgspec.structs.replace(finished, notices=self._pool.notes.notices(self._job.content)))
+        notices = self._pool.notes.notices(self._job.content)
+        self._emit(msgspec.structs.replace(finished, notices=[*notices, *cut_notices(manifest)]))
 
-    def _results(self, start: Cursor, on_tick: Callable[[], None]) -> Iterator[EncodedBatch]:
-        return self._pool.results(self._job.content, start, self._job.resources.range_bytes, on_tick)
+    def _results(self, writer: SegmentWriter) -> Iterator[EncodedBatch]:
+        """Yield what became of the corpus from the last commit on, up to where the output ends."""
+        limits, content = self._limits, self._job.content
+        # What was read of a pipe is gone, so its records must be told apart from the beginning on.
+        one_by_one = bool(content.max_tokens) and any(source.size_bytes is None for source in content.inputs)
+        last = LastPlace(writer)
+        if limits.is_reached:
+            self._is_cut = True
+            return
+        for encoded in self._read(writer.reached, writer, one_by_one=one_by_one):
+            limited, is_last = limits.applied(encoded)
+            if limits.is_val_full:
+                self._pool.end_validation()
+            if is_last:
+                if not one_by_one:
+                    ones = self._read(last.cursor, writer, one_by_one=True)
+                    ended = last.ended(limited, ones)
+                    if ended is None:
+                        return
+                    limited = ended
+                self._is_cut = True
+                yield limited
+                return
+            last.add(limited)
+            yield limited
+            last.update()
+
+    def _read(self, start: Cursor, writer: SegmentWriter, *, one_by_one: bool) -> Iterator[EncodedBatch]:
+        content, n_bytes = self._job.content, self._job.resources.range_bytes
+        return self._pool.results(content, start, n_bytes, lambda: self._tick(writer), one_by_one=one_by_one)
 
     def _tick(self, writer: SegmentWriter) -> None:
         writer.commit_if_due()
@@ -151,7 +184,13 @@ class Coordinator(EncodingProcess):
 
     def _is_to_end(self) -> bool:
         """Whether the run ends here: before the corpus does, or by a signal that may have ended standard input, too."""
+        if self._is_cut:
+            return False
         return not self._pool.is_at_end or (self._stopped and any(i.path == STDIN for i in self._job.content.inputs))
+
+    def _is_short(self, cursor: Cursor) -> bool:
+        """Return whether the output ended before the corpus did."""
+        return self._is_cut and cursor.input_index < len(self._job.content.inputs)
 
     def _position(self, cursor: Cursor) -> int:
         """Bytes of the inputs on disk before the cursor, without those of a compressed input that was begun."""
@@ -184,7 +223,7 @@ class Coordinator(EncodingProcess):
         )
 
     def _manifest(self, output: Output, writer: SegmentWriter, recorder: RunHistoryRecorder) -> Manifest:
-        entries = writer.finish()
+        entries = writer.finish(is_cut=self._is_cut)
         self._tell_of(writer)
         return Manifest(
             format_version=FORMAT_VERSION,
@@ -197,6 +236,7 @@ class Coordinator(EncodingProcess):
             elapsed_s=round(output.elapsed_before_s + writer.elapsed_s, 3),
             peak_rss_bytes=self._peak_bytes,
             made_from=self._job.made_from or msgspec.UNSET,
+            cut_short=self._is_short(writer.reached) or msgspec.UNSET,
             history=recorder.history(),
         )
 

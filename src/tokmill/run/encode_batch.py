@@ -21,6 +21,7 @@ from tokmill.core.selection import Selection
 from tokmill.core.text import counted
 from tokmill.encode import reference_of
 from tokmill.read import ENCODING_ADVICE, clean, damage_hint, first_invalid
+from tokmill.run.token_limits import has_limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,12 +65,12 @@ class EncodeStage:
         self._selection = Selection(content)
         self._max_id = min(content.tokenizer.n_ids - 1, int(np.iinfo(content.dtype).max))
 
-    def run(self, batch: Batch) -> EncodedBatch:
-        """Encode one batch. Raises BadTextError, EngineError."""
+    def run(self, batch: Batch, *, is_val_full: bool = False) -> EncodedBatch:
+        """Encode one batch. is_val_full: no document of it is for validation. Raises BadTextError, EngineError."""
         texts, hashes = self._sample(self._keep(self._check(batch), batch), batch)
         documents = texts.documents
         is_val = self._selection.is_val(hashes) if batch.is_val is None else np.full(len(documents), batch.is_val)
-        is_val |= batch.is_of_val
+        is_val = is_val & (not is_val_full) | batch.is_of_val
         ids, offsets = _encode(self.encoder, documents, None if texts.is_changed else batch.raw)
         self._check_ids(ids, batch)
         n_unknown = 0 if self._unknown_id is None else int(np.count_nonzero(ids == self._unknown_id))
@@ -205,7 +206,7 @@ class EncodeStage:
         ends = bounds[1:n] if batch.tail_open else bounds[1:]
         if not is_val.any() or is_val.all():
             return [Tokens(bool(is_val[0]), out, ends)]
-        return _part(out, bounds, ends, is_val)
+        return (_in_order if has_limits(self._content) else _part)(out, bounds, ends, is_val)
 
 
 def _check_loss(documents: Sequence[bytes], n_known: int, n_unknown: int, batch: Batch, name: str) -> None:
@@ -279,6 +280,15 @@ def _part(out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64],
             side_ends = side_ends[:-1]
         parted.append(Tokens(side, ids, side_ends))
     return parted
+
+
+def _in_order(out: NDArray[Any], bounds: NDArray[np.int64], ends: NDArray[np.int64], is_val: NDArray[np.bool_]) -> list[Tokens]:
+    """Return the documents in the order of the corpus, in a run as many as are on one side."""
+    edges = [0, *(np.flatnonzero(is_val[1:] != is_val[:-1]) + 1).tolist(), len(is_val)]
+    return [
+        Tokens(bool(is_val[a]), out[bounds[a] : bounds[b]], bounds[a + 1 : min(b, len(ends)) + 1] - bounds[a])
+        for a, b in pairwise(edges)
+    ]
 
 
 def _count(texts: _Texts, runs: list[Tokens], samples: Sequence[Sample | None]) -> Counts:

@@ -22,13 +22,13 @@ from tokmill.core.config import (
 )
 from tokmill.core.errors import UsageError
 from tokmill.core.local_struct import LocalStruct
-from tokmill.core.options import PlanOptions, options_of, parse_size, parse_stage_size
+from tokmill.core.options import VAL_FRACTION, VAL_TOKENS_FRACTION, PlanOptions, options_of, parse_size, parse_stage_size
 from tokmill.core.records import STDIN, WITH_FOOTER, is_packed, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
 from tokmill.core.text import counted
 from tokmill.encode import engine_notice, engine_of, eot_notice, resolve_tokenizer
-from tokmill.formats import choose_output
+from tokmill.formats import choose_output, parse_tokens
 from tokmill.read import check_files, find_inputs
 from tokmill.run.advice import shard_notices, unused_notices
 from tokmill.store import full_urls
@@ -141,7 +141,9 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         text_key=options.text_key,
         quoting=msgspec.UNSET if options.quoting == "auto" else cast("Quoting", options.quoting),
         eot=choice.eot,
-        val_fraction=0.0 if options.val_input else float(options.val_fraction),
+        val_fraction=_val_fraction(options),
+        val_tokens=msgspec.UNSET if options.val_tokens is None else parse_tokens(options.val_tokens, "--val-tokens"),
+        max_tokens=msgspec.UNSET if options.max_tokens is None else parse_tokens(options.max_tokens, "--max-tokens"),
         seed=options.seed,
         dtype=choice.dtype,
         format=options.format,
@@ -152,6 +154,14 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         encoding_errors=cast("Utf8Policy", options.encoding_errors),
         on_error=cast("OnError", options.on_error),
     )
+
+
+def _val_fraction(options: PlanOptions) -> float:
+    """Return the share of documents for validation."""
+    if options.val_input:
+        return 0.0
+    usual = VAL_FRACTION if options.val_tokens is None else VAL_TOKENS_FRACTION
+    return usual if options.val_fraction is None else float(options.val_fraction)
 
 
 _MOST_DETAILS = 5
@@ -173,6 +183,7 @@ def details(job: Job) -> list[str]:
         f"output: {content.format}, {content.dtype}, end of text {content.eot}, into {job.out}",
         *([f"sample: {content.sample:g} of the documents, chosen by their content and the seed"] if content.sample else []),
         f"validation: {_validation(content)}",
+        *([f"end: the document that reaches {counted(content.max_tokens, 'token')}"] if content.max_tokens else []),
         f"machine: engine {resources.engine}, {counted(resources.n_threads, 'thread')}",
         f"memory: {resources.budget_bytes // MIB:,} MiB for all processes",
         f"batches: {resources.batch_bytes // 1024:,} KiB each, {resources.arena_bytes // MIB:,} MiB a worker for what it made",
@@ -184,7 +195,8 @@ def _validation(content: Content) -> str:
     n = sum(source.side == "val" for source in content.inputs)
     if n:
         return f"the documents of {counted(n, 'input')}"
-    return f"{content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}"
+    until = f", until they have {counted(content.val_tokens, 'token')}" if content.val_tokens else ""
+    return f"{content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}{until}"
 
 
 def _check_working_directory(paths: Sequence[str]) -> None:

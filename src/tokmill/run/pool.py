@@ -228,6 +228,10 @@ class Pool:
         """Let the workers drop their engines' caches."""
         self._shared.signals[Signal.RESETS] += 1
 
+    def end_validation(self) -> None:
+        """Let workers take every document for training; what they made of those that follow may say otherwise still."""
+        self._shared.signals[Signal.VAL_FULL] = 1
+
     def stop(self) -> None:
         """Let workers read nothing more; what they have read before is still written, as far as nothing is missing before it."""
         self._shared.signals[Signal.STOPPED] = 1
@@ -238,13 +242,19 @@ class Pool:
 
     # Results.
 
-    def results(self, content: Content, start: Cursor, range_bytes: int, on_tick: Callable[[], None]) -> Iterator[EncodedBatch]:
+    def results(
+        self, content: Content, start: Cursor, range_bytes: int, on_tick: Callable[[], None], *, one_by_one: bool = False
+    ) -> Iterator[EncodedBatch]:
         """Yield what became of the corpus from `start` on, in order; the ids of each are valid until the next.
 
-        range_bytes: of what a worker reads at a time, about. on_tick: called a few times a second. Raises the first error in the
-        order of the corpus: LostWorkerError where a worker died, when all before that place was yielded.
+        Called again, workers leave what they were to read before.
+
+        range_bytes: of what a worker reads at a time, about. on_tick: called a few times a second. one_by_one: of each record by
+        itself. Raises the first error in the order of the corpus: LostWorkerError where a worker died, when all before that place
+        was yielded.
         """
-        ranges = Ranges(content, start, range_bytes)
+        self._drop_all()
+        ranges = Ranges(content, start, range_bytes, self._next_number, one_by_one=one_by_one)
         self._ranges, self._todo, self._dtype = ranges, iter(ranges), np.dtype(content.dtype)
         reached, stopped_s = start, 0.0
         next_tick = time.monotonic() + _TICK_S
@@ -275,7 +285,7 @@ class Pool:
                         raise error_of(front.failed)
                     # Its records were counted from where the range begins: the error is made again, with the right numbers.
                     self._drop_all()
-                    ranges = Ranges(content, reached, ranges.wanted_bytes, self._next_number)
+                    ranges = Ranges(content, reached, ranges.wanted_bytes, self._next_number, one_by_one=one_by_one)
                     self._ranges, self._todo = ranges, iter(ranges)
                     continue
                 self.notes.add(front.notes, front.range.first, _numbering(front, reached).n_records)
@@ -372,6 +382,7 @@ class Pool:
                 self._give_back(told)
         self._readings.clear()
         self._by_number.clear()
+        self._samples.clear()
         for process in self._processes:
             process.ranges.clear()
             process.is_full = False
@@ -482,7 +493,10 @@ class Pool:
             self._processes[0].attendant.send(("samples", token, result.samples))
 
     def _take_audited(self, _number: int, token: int, failed: Failed | None) -> None:
-        told = self._samples.pop(token)
+        told = self._samples.pop(token, None)
+        if told is None:
+            # It was dropped.
+            return
         told.n_unaudited = 0
         if failed is not None:
             self._give_back(told)

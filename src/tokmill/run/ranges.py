@@ -22,10 +22,13 @@ _MOST_INPUTS = 1024
 class Ranges:
     """The ranges of a job's inputs, or of those that a part has of them, from a cursor on."""
 
-    def __init__(self, content: Content, start: Cursor, wanted_bytes: int, first_number: int = 0) -> None:
+    def __init__(
+        self, content: Content, start: Cursor, wanted_bytes: int, first_number: int = 0, *, one_by_one: bool = False
+    ) -> None:
         """wanted_bytes: of each, where the input can be cut there; larger where it cannot. first_number: of the first range; 0: the
-        run begins with it.
+        run begins with it. one_by_one: each record is to be a batch.
         """
+        self._one_by_one = one_by_one
         self.wanted_bytes = wanted_bytes
         self._first_number = first_number
         self._inputs = content.inputs
@@ -50,7 +53,7 @@ class Ranges:
             part = Part(index=0, count=1, plan="", begin=begin, end=end)
             if first > self._start.input_index or (number > self._first_number and counts_records_from_part(self._inputs[first])):
                 start = Cursor()
-            yield Range(number, first, self._inputs[first:stop], part, start, number == 0)
+            yield Range(number, first, self._inputs[first:stop], part, start, number == 0, self._one_by_one)
 
     def _places(self) -> Iterator[tuple[int, int, int, int | None]]:
         """Yield the inputs from `first` to `stop`, the byte at which the first begins, and the byte at which the last ends."""

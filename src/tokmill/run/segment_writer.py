@@ -57,6 +57,8 @@ class SegmentWriter:
         self.position_bytes = position_bytes
         self.reached = output.cursor
         """Where reading would continue after all that was added."""
+        self.is_at_cursor = True
+        """Whether that is the end of all that was added: no cursor names a place inside a document."""
         self._after: Cursor | None = None
         self._committed_bytes = self.counts.bytes_in
         self._committed_s = self._started_s
@@ -79,6 +81,7 @@ class SegmentWriter:
         self.position_bytes = encoded.position_bytes
         self._check_skipped()
         self._after = encoded.after
+        self.is_at_cursor = encoded.after is not None
         if encoded.after is not None:
             self.reached = encoded.after
             if self._stdin_ended_s is None and self._stdin_index is not None and encoded.after.input_index > self._stdin_index:
@@ -152,8 +155,11 @@ class SegmentWriter:
             lambda segment: self._emit(Committed(elapsed_s=elapsed_s, segment=segment, counts=counts)),
         )
 
-    def finish(self) -> dict[str, FileEntry]:
-        """Let the writer end its files, commit, and return all files by name. Raises StorageError, DiskFullError."""
+    def finish(self, *, is_cut: bool = False) -> dict[str, FileEntry]:
+        """Let the writer end its files, commit, and return all files by name. Raises StorageError, DiskFullError.
+
+        is_cut: the corpus may go on after what was added.
+        """
         self._writer.finish()
         self._check_left()
         self._skipped.end()
@@ -162,7 +168,7 @@ class SegmentWriter:
             self._output.complete(SKIPPED_NAME)
         self._output.settle()
         # A part may end inside its last input.
-        end = self.reached if self._job.content.part else Cursor(input_index=len(self._job.content.inputs))
+        end = self.reached if self._job.content.part or is_cut else Cursor(input_index=len(self._job.content.inputs))
         self._after = self._after or end
         self.commit()
         self._output.settle()

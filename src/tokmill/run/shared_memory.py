@@ -27,6 +27,8 @@ class Signal(IntEnum):
     """How often workers were asked to drop their caches."""
     FRONT = 3
     """The range whose results are written next."""
+    VAL_FULL = 4
+    """Not 0: no further document is for validation."""
 
 
 class SharedMemory:

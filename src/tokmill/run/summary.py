@@ -14,7 +14,7 @@ from tokmill.core.manifest import SKIPPED_NAME
 from tokmill.core.records import Counts, FileEntry
 from tokmill.core.system.memory import peak_rss_bytes
 from tokmill.formats import dropped_notices, dropped_tokens, short_notices
-from tokmill.run.advice import emptiness_notices, how_again, list_notices, more_for_val
+from tokmill.run.advice import emptiness_notices, few_val_notices, how_again, list_notices, more_for_val
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,6 +93,12 @@ def notices_of(content: Content, counts: Counts, files: Mapping[str, FileEntry],
     return [
         *emptiness_notices(counts, content, again, is_listed=SKIPPED_NAME in files),
         *list_notices(files),
+        *few_val_notices(
+            counts.tokens_val,
+            counts.documents_train + counts.documents_val,
+            counts.tokens_train + counts.tokens_val,
+            content,
+        ),
         *dropped_notices(content, files, counts, again),
         *short_notices(content, files, for_val=more_for_val(counts, content, again)),
     ]

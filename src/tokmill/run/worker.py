@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 _TOLD_BYTES = 16 << 20
 """Text whose results are told together: a message and what follows cost the coordinator some tenths of a millisecond."""
+_LIMITED_BYTES = 2 << 20
+"""The same where a result may be the last, and is then read again record by record."""
 _TOLD_S = 0.2
 _MOST_GIVEN_INPUTS = 16
 """A batch that is given away goes with the inputs of its range."""
@@ -69,6 +71,8 @@ class Range(LocalStruct, frozen=True):
     """Where to begin, in these inputs; `Cursor()`: where the part does."""
     is_first: bool
     """Whether the run begins here."""
+    one_by_one: bool = False
+    """Whether each record is a batch, and told by itself."""
 
 
 class StoredRun(LocalStruct, frozen=True):
@@ -303,7 +307,13 @@ class Worker:
 
     def _begin(self, wanted: Range) -> _Reading:
         content = replace(self._job.content, inputs=wanted.inputs, part=wanted.part)
-        reader = CorpusReader(content, self._job.resources, self._cutter, on_large=lambda: self.hold_large(wanted.number))
+        reader = CorpusReader(
+            content,
+            self._job.resources,
+            self._cutter,
+            on_large=lambda: self.hold_large(wanted.number),
+            one_by_one=wanted.one_by_one,
+        )
         is_piped = any(source.size_bytes is None for source in wanted.inputs)
         self._reading = _Reading(wanted, reader, iter(reader.batches(wanted.start)), self._stage(content), is_piped=is_piped)
         return self._reading
@@ -312,7 +322,7 @@ class Worker:
         return EncodeStage(content, self._encoder, self._auditor, self._unknown_id)
 
     def _encode(self, stage: EncodeStage, batch: Batch) -> EncodedBatch:
-        encoded = stage.run(batch)
+        encoded = stage.run(batch, is_val_full=bool(self._shared.signals[Signal.VAL_FULL]))
         n_asked = self._shared.signals[Signal.RESETS]
         dropped = self._caches.after_batch(text_bytes(batch.documents), is_asked=n_asked > self._n_resets)
         self._n_resets = n_asked
@@ -408,7 +418,9 @@ class Worker:
         reading.result.add(made.encoded, runs, stored)
         resources = self._job.resources
         # What is sent as it is made waits for room, result by result.
-        most_bytes = 1 if resources.stage_bytes else min(_TOLD_BYTES, resources.segment_bytes)
+        most_bytes = 1 if resources.stage_bytes or reading.range.one_by_one else min(_TOLD_BYTES, resources.segment_bytes)
+        if self._job.content.max_tokens:
+            most_bytes = min(most_bytes, _LIMITED_BYTES)
         is_due = time.monotonic() - reading.first_s > _TOLD_S or reading.result.counts.bytes_in >= most_bytes
         if is_due or reading.is_piped or bool(runs) > bool(stored):
             self._tell(reading)

@@ -235,6 +235,7 @@ def _range(manifest: Manifest, first: int, last: int) -> DamagedRange:
         begin=before.after if before else Cursor(),
         end=after.after,
         bytes_in=new.bytes_in - old.bytes_in,
+        before=old,
         writer=sums | without_list(before.writer) if before and first > first_of_part else {},
         listed=list_state(before.writer) if before else {},
         tokens=(new.tokens_train - old.tokens_train, new.tokens_val - old.tokens_val),
@@ -255,6 +256,8 @@ class DamagedRange:
     end: Cursor
     bytes_in: int
     """Decompressed bytes of the corpus between the two cursors."""
+    before: Counts
+    """Counts of the corpus before the range."""
     writer: dict[str, int]
     """State of the writer before the range."""
     listed: dict[str, int]

@@ -31,7 +31,7 @@ from tokmill.dataset import find_tokenizer
 from tokmill.encode import cutter_of, load_encoder, unknown_id
 from tokmill.formats import make_writer, spec_of
 from tokmill.read import CorpusReader
-from tokmill.run import EncodeStage, EncodingProcess, auditor_of, limit_growth, serve, take_memory_sample, watched
+from tokmill.run import EncodeStage, EncodingProcess, TokenLimits, auditor_of, limit_growth, serve, take_memory_sample, watched
 from tokmill.store import register_urls
 
 if TYPE_CHECKING:
@@ -117,10 +117,12 @@ class RepairProcess(EncodingProcess):
         with self._guarded():
             for damaged in repair.ranges:
                 filler = RangeFiller(damaged, repair, paths)
+                limits = TokenLimits(content, damaged.before, damaged.begin)
                 for encoded in results:
-                    filler.add(encoded)
-                    counts += encoded.counts
-                    if _reaches(encoded.after, damaged.end):
+                    limited, is_last = limits.applied(encoded)
+                    filler.add(limited)
+                    counts += limited.counts
+                    if is_last or _reaches(encoded.after, damaged.end):
                         break
                 if self._is_ending:
                     raise self._ended(repair.directory)

@@ -29,7 +29,7 @@ from tokmill.core.system.process import serve_once
 from tokmill.core.text import counted
 from tokmill.encode import cutter_of, disable_awkward, load_encoder
 from tokmill.read import CorpusReader, NotARecordError, RecordParser, clean, open_seekable, stored_groups
-from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window, share_of, totals
+from tokmill.run.estimate.statistics import Group, SampleRequest, SampleResult, Window, ended_after, share_of, totals
 from tokmill.store import read_range, register_urls, serves_ranges
 
 if TYPE_CHECKING:
@@ -106,10 +106,14 @@ class Sampler:
         groups += self._read_all({i: source for i, source in inputs.items() if i not in plain})
         rate = self._encode(groups)
         self._note_bad(sum(len(group.windows) for group in groups))
-        is_known, share = len(inputs) == len(self._content.inputs), self._request.job.content.sample or 1.0
+        is_known, share, found = len(inputs) == len(self._content.inputs), self._request.job.content.sample or 1.0, totals(groups)
+        if self._content.max_tokens:
+            limited = ended_after(share_of(found, share), self._content.max_tokens)
+        else:
+            limited = share_of(found, share)
         return SampleResult(
-            totals=share_of(totals(groups), share) if is_known else None,
-            is_exact=is_known and share == 1 and all(group.is_whole for group in groups),
+            totals=limited if is_known else None,
+            is_exact=is_known and limited == found and all(group.is_whole for group in groups),
             decompressed=self._decompressed,
             engine_bytes_per_s=rate,
             notices=self._notices,

@@ -150,6 +150,19 @@ def share_of(found: Totals, share: float) -> Totals:
     return msgspec.structs.replace(found, **scaled)
 
 
+def ended_after(found: Totals, most_tokens: int) -> Totals:
+    """Return what a run comes to that ends with the document that reaches so many tokens."""
+    if found.tokens.low <= most_tokens:
+        return found
+    share = min(1.0, most_tokens / max(1, found.tokens.value))
+    scaled = {
+        name: Estimate(value=round(share * each.value), low=math.floor(share * each.low), high=math.ceil(share * each.high))
+        for name in ("bytes_in", "bytes_text", "documents", "tokens")
+        for each in [getattr(found, name)]
+    }
+    return msgspec.structs.replace(found, **scaled)
+
+
 def _sum(parts: Iterable[tuple[float, float]]) -> Estimate:
     """Return the sum of independent estimates, each with half the width of its interval."""
     values, halves = zip(*parts, (0.0, 0.0), strict=True)

@@ -1,0 +1,296 @@
+"""`--max-tokens` and `--val-tokens`: where the output ends, and where its validation side does."""
+
+from __future__ import annotations
+
+import gzip
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+from hypothesis import HealthCheck, given, settings, strategies as st
+from support.corpora import SEP, some_documents
+from support.oracle import EOT, gpt2
+from support.outputs import ids_of, side_bytes, written
+from support.runs import TINY, repair_in_process, run_in_process, tokenize_in_small_segments
+
+import tokmill
+from tokmill.cli import app
+from tokmill.core.errors import ChangedError, Interrupted, UsageError
+from tokmill.core.manifest import SKIPPED_NAME, Manifest, load_manifest
+from tokmill.core.records import Cursor
+from tokmill.output.directory import Output
+from tokmill.reports.reproduce import commands, settings as settings_of
+from tokmill.run.coordinator import Coordinator
+
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
+DOCUMENTS = [*some_documents(150, 60, 1), b"", b"the same", b"", b"the same", *some_documents(40, 60, 2)]
+ALL = 1 << 40
+
+
+def expected(
+    documents: Sequence[bytes],
+    *,
+    max_tokens: int = ALL,
+    val_tokens: int = ALL,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    eot: str = "after",
+    keep_empty: bool = False,
+) -> tuple[tuple[bytes, bytes], int]:
+    """The two files, and how many of the documents were met."""
+    sides: tuple[list[int], list[int]] = ([], [])
+    n_met = 0
+    for document in documents:
+        n_met += 1
+        if document or keep_empty:
+            is_val = len(sides[1]) < val_tokens and xxhash.xxh3_64_intdigest(document, seed) < val_fraction * 2**64
+            ids = gpt2().encode_ordinary(document.decode())
+            sides[is_val].extend([EOT] * (eot == "before") + ids + [EOT] * (eot == "after"))
+            if len(sides[0]) + len(sides[1]) >= max_tokens:
+                break
+    return (np.array(sides[0], "uint16").tobytes(), np.array(sides[1], "uint16").tobytes()), n_met
+
+
+def write(path: Path, documents: Sequence[bytes] = DOCUMENTS) -> Path:
+    texts = [document.decode() for document in documents]
+    lines = b"".join(msgspec.json.encode({"text": text}) + b"\n" for text in texts)
+    match path.name.partition(".")[2]:
+        case "jsonl":
+            path.write_bytes(lines)
+        case "jsonl.gz":
+            path.write_bytes(gzip.compress(lines))
+        case "parquet":
+            pq.write_table(pa.table({"text": texts}), path, row_group_size=7)
+        case _:
+            path.write_bytes(SEP.encode().join(documents))
+    return path
+
+
+def check(out: Path, documents: Sequence[bytes], *, ends: bool | None = None, **options: Any) -> Manifest:
+    """Compare an output with the plain loop, and let verify compare it with its sources."""
+    wanted, n_met = expected(documents, **options)
+    manifest = load_manifest(out)
+    assert side_bytes(out) == wanted
+    assert manifest.counts.documents == n_met
+    assert (manifest.cut_short is True) == (n_met < len(documents) if ends is None else ends)
+    report = tokmill.verify(out, sources=True)
+    assert (report.ok, report.compared_documents) == (True, manifest.counts.documents_train + manifest.counts.documents_val)
+    return manifest
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    max_tokens=st.one_of(st.just(ALL), st.integers(1, 7000)),
+    val_tokens=st.one_of(st.just(ALL), st.integers(1, 800)),
+    val_fraction=st.sampled_from([0.05, 0.2, 0.6]),
+    seed=st.integers(0, 9),
+    eot=st.sampled_from(["after", "before"]),
+    keep_empty=st.booleans(),
+    batch_bytes=st.sampled_from([30, 300, 3000]),
+    name=st.sampled_from(["c.txt", "c.jsonl", "c.jsonl.gz", "c.parquet"]),
+)
+def test_they_are_those_of_a_plain_loop_in_any_batches(
+    tmp_path_factory: pytest.TempPathFactory, batch_bytes: int, name: str, **options: Any
+) -> None:
+    base = tmp_path_factory.mktemp("any")
+    corpus = write(base / name)
+    limits = {option: options[option] for option in ("max_tokens", "val_tokens")}
+    given = {option: n for option, n in limits.items() if n != ALL}
+    others = {option: value for option, value in options.items() if option not in limits}
+    run_in_process([corpus], base / "out", TINY | {"batch_bytes": batch_bytes}, **given, **others)
+    check(base / "out", DOCUMENTS, **options)
+
+
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_they_are_the_same_with_any_number_of_workers(tmp_path: Path, n_threads: int) -> None:
+    documents = some_documents(20_000, 120, 3)
+    for i in range(4):
+        write(tmp_path / f"{i}.txt", documents[i * 5000 : (i + 1) * 5000])
+    options: dict[str, Any] = {"max_tokens": 400_000, "val_tokens": 3_000, "val_fraction": 0.1}
+    resources = {"n_workers": n_threads, "range_bytes": 100_000, "batch_bytes": 20_000}
+    run_in_process([tmp_path / f"{i}.txt" for i in range(4)], tmp_path / "out", resources, **options)
+    check(tmp_path / "out", documents, **options)
+
+
+@pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
+@pytest.mark.parametrize("max_tokens", [1, 2500, 5000, 9000, 12_000])
+def test_a_document_of_many_batches_is_on_one_side_and_whole(tmp_path: Path, name: str, max_tokens: int) -> None:
+    documents = [(b"%d and some words more. " % i) * (400 if i % 3 else 4) for i in range(12)]
+    corpus = write(tmp_path / name, documents)
+    options: dict[str, Any] = {"max_tokens": max_tokens, "val_tokens": 2000, "val_fraction": 0.6}
+    run_in_process([corpus], tmp_path / "out", {"batch_bytes": 2000}, **options)
+    check(tmp_path / "out", documents, **options)
+
+
+def test_bad_records_before_the_end_are_listed_and_none_after_it(tmp_path: Path) -> None:
+    lines = [msgspec.json.encode({"text": text.decode()}) if text else b"no json" for text in [*DOCUMENTS, b"", b"", b"x", b""] * 2]
+    (tmp_path / "c.jsonl").write_bytes(b"\n".join(lines))
+    found = set()
+    for batch_bytes in (50, 500, 50_000):
+        out = tmp_path / f"{batch_bytes}"
+        tokenize_in_small_segments(
+            [tmp_path / "c.jsonl"], out, TINY | {"batch_bytes": batch_bytes}, max_tokens=7500, on_error="skip"
+        )
+        manifest = load_manifest(out)
+        found.add((out / SKIPPED_NAME).read_bytes() + msgspec.json.encode(manifest.counts.skipped))
+        at = manifest.segments[-1].after
+        assert (at.record, manifest.counts.documents) == (manifest.counts.documents, manifest.counts.documents)
+        assert manifest.counts.skipped["invalid_json"] == sum(line == b"no json" for line in lines[: at.record])
+        assert tokmill.verify(out, sources=True).ok
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("n_calls", range(1, 9, 2))
+def test_ended_anywhere_a_run_continues_to_the_same_files(tmp_path: Path, n_calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, out = write(tmp_path / "c.jsonl"), tmp_path / "out"
+    options: dict[str, Any] = {"max_tokens": 4000, "val_tokens": 300, "val_fraction": 0.2}
+    with monkeypatch.context() as patch:
+        n_left = [n_calls]
+        commit, publish = Output.commit, Output.publish
+
+        def die(method: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                n_left[0] -= 1
+                if not n_left[0]:
+                    raise Interrupted("dead", where="", allowed="", next_step="")
+                return method(*args, **kwargs)
+
+            return call
+
+        patch.setattr(Output, "commit", die(commit))
+        patch.setattr(Output, "publish", die(publish))
+        with pytest.raises(Interrupted):
+            tokenize_in_small_segments([corpus], out, TINY, **options)
+    run_in_process([corpus], out, TINY, **options)
+    check(out, DOCUMENTS, **options)
+
+
+def test_a_run_that_died_after_its_last_commit_adds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, out = write(tmp_path / "c.txt"), tmp_path / "out"
+
+    def die(*_: Any) -> None:
+        raise Interrupted("", where="", allowed="", next_step="")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Coordinator, "_manifest", die)
+        with pytest.raises(Interrupted):
+            tokenize_in_small_segments([corpus], out, TINY, max_tokens=900)
+    run_in_process([corpus], out, TINY, max_tokens=900)
+    check(out, DOCUMENTS, max_tokens=900, val_fraction=0.0005)
+
+
+def test_damage_is_repaired_though_the_corpus_goes_on(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "c.jsonl")
+    options: dict[str, Any] = {"max_tokens": 5000, "val_tokens": 300, "val_fraction": 0.2}
+    tokenize_in_small_segments([corpus], tmp_path / "out", TINY, **options)
+    tokmill.convert(tmp_path / "out", tmp_path / "copy", format="llmc")
+    for out, name, at in (("out", "train.bin", 0.3), ("out", "train.bin", 0.99), ("out", "val.bin", 0.7), ("copy", None, 0.9)):
+        path = tmp_path / out / name if name else max((tmp_path / out).glob("train*.bin"))
+        before, ids = path.read_bytes(), np.fromfile(path, np.uint16)
+        ids[int(at * len(ids))] ^= 1
+        ids.tofile(path)
+        repair_in_process(tmp_path / out)
+        assert path.read_bytes() == before
+        assert tokmill.verify(tmp_path / out, sources=True).ok
+
+
+def test_made_already_it_is_complete_and_other_limits_are_refused(tmp_path: Path) -> None:
+    corpus, out = write(tmp_path / "c.txt"), tmp_path / "out"
+    options: dict[str, Any] = {"max_tokens": 1000, "val_tokens": "0.2k"}
+    summary = tokmill.tokenize(corpus, out, **options)
+    assert any(notice.startswith("ended with the document that reached 1,000 tokens") for notice in summary.notices)
+    assert tokmill.tokenize(corpus, out, **options).already_complete
+    content = load_manifest(out).content
+    assert (content.max_tokens, content.val_tokens, content.val_fraction) == (1000, 200, 0.1)
+    with pytest.raises(ChangedError, match=r"--max-tokens was 1000, is 2000"):
+        tokmill.tokenize(corpus, out, **options | {"max_tokens": "2K"})
+    with pytest.raises(ChangedError, match=r"--val-tokens was 200, is not given"):
+        tokmill.tokenize(corpus, out, max_tokens=1000, val_fraction=0.1)
+    said = dict(settings_of(content))
+    assert said["end"] == "the document that reaches 1,000 tokens"
+    assert said["validation"] == "0.1 of the documents, seed 0, until they have 200 tokens"
+    assert "--val-fraction 0.1 --val-tokens 200 --max-tokens 1000" in " ".join(
+        commands(content, (), "again").replace("\\", "").split()
+    )
+
+
+def test_where_the_corpus_ends_first_that_is_the_end_and_too_little_validation_is_said(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "c.txt", DOCUMENTS[:50])
+    summary = tokmill.tokenize(corpus, tmp_path / "out", max_tokens=10**9, val_tokens=10**6)
+    check(tmp_path / "out", DOCUMENTS[:50], max_tokens=10**9, val_tokens=10**6, val_fraction=0.1)
+    assert load_manifest(tmp_path / "out").segments[-1].after == Cursor(input_index=1)
+    assert any("not the 1,000,000 tokens of --val-tokens" in notice for notice in summary.notices)
+    assert not any("ended with" in notice for notice in summary.notices)
+
+
+def test_what_is_piped_in_ends_there_too(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "c.txt")
+    options = ["--max-tokens", "2000", "--val-tokens", "200", "--val-fraction", "0.2"]
+    command = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(tmp_path / "out"), *options]
+    subprocess.run(command, input=corpus.read_bytes(), check=True, capture_output=True, timeout=100)
+    wanted, n_met = expected(DOCUMENTS, max_tokens=2000, val_tokens=200)
+    assert written(tmp_path / "out") == wanted
+    assert load_manifest(tmp_path / "out").counts.documents == n_met
+    again = subprocess.run(command, input=corpus.read_bytes(), check=True, capture_output=True, timeout=100, text=False)
+    assert b"complete already" in again.stdout
+
+
+def test_merged_converted_and_shuffled_it_is_what_it_was(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "c.txt")
+    options: dict[str, Any] = {"max_tokens": 3000, "val_tokens": 200, "val_fraction": 0.2}
+    for name in ("a", "b"):
+        tokmill.tokenize(corpus, tmp_path / name, **options)
+    wanted, _ = expected(DOCUMENTS, **options)
+    tokmill.convert(tmp_path / "a", tmp_path / "copy", format="megatron")
+    assert ids_of(tmp_path / "copy") == wanted
+    assert tokmill.verify(tmp_path / "copy", sources=True).ok
+    assert load_manifest(tmp_path / "copy").cut_short is True
+    outcome = tokmill.merge([tmp_path / "a", tmp_path / "b"], tmp_path / "both")
+    assert any("verify --source cannot compare" in notice for notice in outcome.notices)
+    assert written(tmp_path / "both") == (wanted[0] * 2, wanted[1] * 2)
+    with pytest.raises(UsageError, match="different settings or limits"):
+        tokmill.verify(tmp_path / "both", sources=True)
+    tokmill.tokenize(corpus, tmp_path / "mixed", shuffle=1, **options)
+    assert sorted(np.frombuffer(ids_of(tmp_path / "mixed")[0], np.uint16)) == sorted(np.frombuffer(wanted[0], np.uint16))
+
+
+def test_what_cannot_know_the_tokens_before_is_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    corpus = write(tmp_path / "c.txt")
+    for limit in ("max_tokens", "val_tokens"):
+        for other in ({"part": "0/2"}, {"ray": "local"}, {"append": True}):
+            with pytest.raises(
+                UsageError, match=f"--{limit.replace('_', '-')} counts the tokens of all documents before"
+            ) as caught:
+                tokmill.tokenize(corpus, tmp_path / "out", **{limit: 100}, **other)  # type: ignore[arg-type]
+            assert f"--{next(iter(other))}" in str(caught.value.where)
+        tokmill.tokenize(corpus, tmp_path / limit, **{limit: 100})  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match="an output with a limit of tokens"):
+            tokmill.tokenize(write(tmp_path / "more.txt"), tmp_path / limit, append=True)
+    for wrong in (
+        ["--max-tokens", "0"],
+        ["--max-tokens", "x"],
+        ["--val-tokens", "1.5"],
+        ["--val-tokens", "9", "--val-fraction", "0"],
+    ):
+        assert app.run(["tokenize", str(corpus), "-o", str(tmp_path / "o"), *wrong]) == 2
+    assert app.run(["tokenize", str(corpus), "-o", str(tmp_path / "o"), "--val-input", str(corpus), "--val-tokens", "9"]) == 2
+    capsys.readouterr()
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_plan_ends_there_too(tmp_path: Path) -> None:
+    corpus = write(tmp_path / "c.txt")
+    plan = tokmill.plan(corpus, max_tokens=1000, val_tokens=500)
+    assert plan.totals is not None
+    assert plan.totals.tokens.value == 1000
+    assert any("validation has about 100 tokens, not the 500 tokens" in notice for notice in plan.notices)
+    assert tokmill.plan(corpus, max_tokens=10**9).totals == tokmill.plan(corpus).totals
