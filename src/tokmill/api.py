@@ -306,6 +306,14 @@ def _check_together(call: TokenizeCall) -> None:
         raise UsageError(
             f"{' and '.join(given)} do not go together", option=given[0], allowed="one of them", next_step=_one_by_one(given)
         )
+    if call.append and call.val_tail is not None:
+        raise UsageError(
+            "--val-tail takes the end of one text, and an append makes it several",
+            where="--val-tail with --append",
+            option="--val-tail",
+            allowed="one of them",
+            next_step="tokenize the new text into a directory of its own, then: tokmill merge",
+        )
     limits = [name for name, value in (("--max-tokens", call.max_tokens), ("--val-tokens", call.val_tokens)) if value is not None]
     apart = next((name for name in ("--part", "--ray", "--append") if options[name] is not None), None)
     if limits and apart:

@@ -110,6 +110,7 @@ def unused_option_notices(console: Console, out: str | None, options: dict[str, 
         ("--max-skipped", options["on_error"] != "skip", "without --on-error skip"),
         ("--val-fraction", bool(options["val_input"]), "with --val-input"),
         ("--seed", bool(options["val_input"]) and options["sample"] is None, "with --val-input"),
+        *((each, options["val_tail"] is not None, "with --val-tail") for each in ("--val-fraction", "--seed")),
         ("--part-bytes", options.get("ray") is None, "without --ray"),
     ]
     return console.unused(rules)

@@ -95,6 +95,15 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What decided which documents are left, where some were removed."""
 
 
+class ValTail(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The end of the only input, which is for validation."""
+
+    begin: Positive
+    """Its first byte."""
+    is_document: bool = False
+    """Whether a document begins there, a separator stands before it; otherwise one is cut in two there."""
+
+
 class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that decides the bytes of the output."""
 
@@ -117,6 +126,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     offsets: bool | msgspec.UnsetType = msgspec.UNSET
     """Whether there is a list of where documents begin; unset: there is none."""
     keep_empty: bool = False
+    val_tail: ValTail | msgspec.UnsetType = msgspec.UNSET
+    """Unset: which documents are for validation does not depend on where they stand."""
     val_tokens: Positive | msgspec.UnsetType = msgspec.UNSET
     """No document is for validation any more once those before it have so many tokens; unset: there is no limit."""
     max_tokens: Positive | msgspec.UnsetType = msgspec.UNSET

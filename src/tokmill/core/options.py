@@ -63,6 +63,21 @@ def parse_stage_size(size: str | int | None) -> int:
     return n_bytes
 
 
+def parse_tail(given: str | float) -> tuple[int, float, bool]:
+    """Return bytes and share of `10%`, 0.1 or `1MB`, one of which is 0, and whether it is a number of bytes. Raises UsageError."""
+    text = str(given).strip()
+    match = re.fullmatch(r"(\d{1,3}(?:\.\d*)?|\.\d+)(%?)", text)
+    share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
+    if 0 < share < 1:
+        return 0, share, False
+    n_bytes = 0 if match and match[2] else parse_size(text, "--val-tail")
+    if n_bytes <= 0:
+        raise UsageError(
+            f"{text} is out of range", option="--val-tail", allowed="more than nothing, less than all", suggested="10%"
+        )
+    return n_bytes, 0.0, text.isdecimal()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Option:
     """What is known of an option, apart from its value."""
@@ -320,6 +335,13 @@ class PlanOptions:
         metavar="N",
         help="Choose documents for val.bin only until it has N tokens (10M); all later ones are for training.",
     )
+    val_tail: str | float | None = option(
+        None,
+        group=VALIDATION,
+        metavar="SHARE|SIZE",
+        is_text=True,
+        help="Take the end of one plain text for val.bin: 10%, 0.1 or 1MB of it, from a new line on; 5000: so many bytes.",
+    )
     seed: int = option(
         0,
         group=VALIDATION,
@@ -387,13 +409,14 @@ class PlanOptions:
     def __post_init__(self) -> None:
         for name, about in options_of(self).items():
             about.check(getattr(self, name))
-        given = {"--val-input": self.val_input, "--val-fraction": self.val_fraction, "--val-tokens": self.val_tokens}
-        other = next((name for name in ("--val-fraction", "--val-tokens") if self.val_input and given[name]), None)
+        given = {"--val-fraction": self.val_fraction, "--val-tokens": self.val_tokens, "--val-tail": self.val_tail}
+        first = "--val-input" if self.val_input else "--val-tail" if self.val_tail is not None else ""
+        other = next((name for name, value in given.items() if first and name != first and value), None)
         if other:
             raise UsageError(
-                "with --val-input, no other documents are for validation",
+                f"with {first}, no other documents are for validation",
                 option=other,
-                allowed=f"one of --val-input and {other}",
+                allowed=f"one of {first} and {other}",
                 suggested="0" if other == "--val-fraction" else None,
                 next_step="leave one of the two out",
             )

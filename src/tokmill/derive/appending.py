@@ -65,11 +65,12 @@ def extend(planned: PlannedJob) -> PlannedJob:
             allowed="an output of tokmill tokenize, or merged from such with the same settings",
             next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",
         )
-    if old.content.max_tokens or old.content.val_tokens:
+    if old.content.max_tokens or old.content.val_tokens or old.content.val_tail:
+        limit = "whose validation is the end of its text" if old.content.val_tail else "with a limit of tokens"
         raise UsageError(
-            "nothing can be appended to an output with a limit of tokens: what follows it depends on all that was before",
+            f"nothing can be appended to an output {limit}: of all inputs together, a run would make another",
             where=str(directory),
-            allowed="an output without --max-tokens and --val-tokens",
+            allowed="an output without --max-tokens, --val-tokens and --val-tail",
             next_step="tokenize the new inputs into a directory of their own, then: tokmill merge",
         )
     if old.content.n_parts:

@@ -190,14 +190,15 @@ def merged_content(sources: Sequence[Source]) -> Content:
         return merged
     if _differing(sources) or any(source.content.origin or _is_limited(source) for source in sources):
         # Of all inputs together, a run would have taken others.
-        merged = msgspec.structs.replace(merged, val_tokens=msgspec.UNSET, max_tokens=msgspec.UNSET)
+        merged = msgspec.structs.replace(merged, val_tail=msgspec.UNSET, val_tokens=msgspec.UNSET, max_tokens=msgspec.UNSET)
         return msgspec.structs.replace(merged, origin=Origin(merged=tuple(source.manifest.fingerprint for source in sources)))
     return merged
 
 
 def _is_limited(source: Source) -> bool:
-    """Return whether what a document became depends on the tokens before it."""
-    return bool(source.content.val_tokens or source.content.max_tokens)
+    """Return whether what a document became depends on where it stands."""
+    content = source.content
+    return bool(content.val_tokens or content.max_tokens or content.val_tail)
 
 
 def with_offsets(content: Content, offsets: bool) -> Content:  # noqa: FBT001  what is asked for
@@ -231,7 +232,9 @@ def _notices(sources: Sequence[Source], content: Content) -> list[str]:
         split = "; a document may then be on both sides" if set(_SPLIT) & set(names) else ""
         found.append(f"made with different settings ({options}){split}; verify --source cannot compare the merged output")
     elif len(sources) > 1 and any(map(_is_limited, sources)):
-        found.append("each ends its validation, or itself, after some tokens; verify --source cannot compare the merged output")
+        found.append(
+            "all inputs together would end, or end their validation, elsewhere; verify --source cannot compare this output"
+        )
     if len(sources) == 1:
         found.append(f"one source only: a copy, {counted(len(content.inputs), 'input')}")
     return found

@@ -206,7 +206,8 @@ def most_tokens(content: Content) -> tuple[int, int] | None:
         return None
     n_bytes = sum((source.size_bytes or 0) * (_COMPRESSION if is_packed(source) else 1) for source in content.inputs)
     # A document's end-of-text id has its separator or its line's brackets, but for the last of a file.
-    return n_bytes * (_REPLACED if content.encoding_errors == "replace" else 1) + len(content.inputs), n_bytes
+    n_files = len(content.inputs) + bool(content.val_tail)
+    return n_bytes * (_REPLACED if content.encoding_errors == "replace" else 1) + n_files, n_bytes
 
 
 def _mb(n_bytes: int) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tokmill.read.seekable import open_seekable
     from tokmill.read.sniff import check_files, keys_of
     from tokmill.read.stream import open_stream
+    from tokmill.read.tail import find_tail
     from tokmill.read.utf8 import ENCODING_ADVICE, clean, damage_hint, first_invalid
 
 __getattr__, __all__ = lazy_names(__name__)

@@ -27,6 +27,7 @@ from tokmill.read.seekable import open_seekable
 from tokmill.read.small_texts import small_texts
 from tokmill.read.sniff import check_pipe
 from tokmill.read.stream import open_stream
+from tokmill.read.tail import divided, goes_on
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -167,7 +168,7 @@ class CorpusReader:
     def _small_texts(self, cursor: Cursor, n_before: int) -> Batch | None:
         """Return the next inputs as one batch, where these are small files of text, each whole."""
         i, part = cursor.input_index, self._part
-        if (part and not i and part.begin) or cursor != Cursor(input_index=i):
+        if self.settings.content.val_tail or (part and not i and part.begin) or cursor != Cursor(input_index=i):
             return None
         # The last input of a part may end in its middle.
         return small_texts(self.settings, i, len(self._inputs) - bool(part and part.end), n_before)
@@ -180,7 +181,7 @@ class CorpusReader:
             # A long document goes on here and beyond; whoever reads it says where it ends.
             return n_before, start
         if not wanted.is_over(start):
-            return (yield from self._range(wanted, start, n_before))
+            return (yield from self._sides(wanted, start, n_before))
         if start != wanted.begin:
             # Reading begins behind the range.
             return n_before, start
@@ -189,8 +190,25 @@ class CorpusReader:
         yield replace(nothing, position_bytes=n_before)
         return n_before, nothing.after or start
 
-    def _range(self, wanted: InputRange, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
+    def _sides(self, wanted: InputRange, start: Cursor, n_before: int) -> Generator[Batch, None, tuple[int, Cursor]]:
         """Yield the batches of a range of one input, from `start` in it on; return as `_input` does."""
+        tail, is_val = self.settings.content.val_tail, wanted.source.side == "val"
+        if not tail:
+            return (yield from self._range(wanted, start, n_before, is_val=is_val))
+        head, rest = divided(wanted, tail, len((self.settings.content.separator or "").encode()))
+        reached, after = n_before, start
+        if head is not None and not head.is_over(start):
+            reached, after = yield from self._range(head, start, n_before, is_val=False)
+            if not goes_on(head, tail, after):
+                return reached, after
+        if rest is not None:
+            return (yield from self._range(rest, after, n_before, is_val=True))
+        return reached, after
+
+    def _range(
+        self, wanted: InputRange, start: Cursor, n_before: int, *, is_val: bool
+    ) -> Generator[Batch, None, tuple[int, Cursor]]:
+        """Yield the batches of a range that is on one side, or (not is_val) of which documents choose; return as `_input` does."""
         source, position = wanted.source, wanted.position(start)
         reached: Cursor | None = None
         self._position = position
@@ -204,7 +222,7 @@ class CorpusReader:
                     self.notes.zeros[position.input_index] = batch.locate(0)
                 yield replace(
                     batch,
-                    is_of_val=source.side == "val",
+                    is_of_val=is_val,
                     position_bytes=n_before + batch.position_bytes,
                     counts=wanted.counts(batch),
                 )

@@ -63,6 +63,8 @@ def _validation(content: Content) -> str:
     n = sum(each.side == "val" for each in content.inputs)
     if n:
         return f"all documents of {counted(n, 'input')}"
+    if content.val_tail:
+        return f"the text from byte {content.val_tail.begin:,} on"
     until = f", until they have {counted(content.val_tokens, 'token')}" if content.val_tokens else ""
     return f"{content.val_fraction!r} of the documents, seed {content.seed}{until}"
 
@@ -223,7 +225,8 @@ def _options(content: Content) -> list[str]:
         ("--format", content.format, content.format != "raw"),
         ("--eot", content.eot, True),
         ("--dtype", content.dtype, True),
-        ("--val-fraction", repr(content.val_fraction), not any(each.side for each in content.inputs)),
+        ("--val-fraction", repr(content.val_fraction), not content.val_tail and not any(each.side for each in content.inputs)),
+        ("--val-tail", _tail_bytes(content), bool(content.val_tail)),
         ("--val-tokens", str(content.val_tokens), bool(content.val_tokens)),
         ("--seed", str(content.seed), content.seed != 0),
         ("--max-tokens", str(content.max_tokens), bool(content.max_tokens)),
@@ -236,6 +239,11 @@ def _options(content: Content) -> list[str]:
         options += ["--shard-tokens", str(content.shards.tokens)]
         options += ["--shard-documents"] * content.shards.whole_documents + ["--drop-tail"] * content.shards.drop_tail
     return options + ["--offsets"] * bool(content.offsets) + ["--keep-empty"] * content.keep_empty
+
+
+def _tail_bytes(content: Content) -> str:
+    """Return how many bytes of the text are for validation: the cut is found again where it is."""
+    return str((content.inputs[0].size_bytes or 0) - content.val_tail.begin) if content.val_tail else ""
 
 
 def _tokenizer(tokenizer: Tokenizer) -> str:

@@ -22,14 +22,22 @@ from tokmill.core.config import (
 )
 from tokmill.core.errors import UsageError
 from tokmill.core.local_struct import LocalStruct
-from tokmill.core.options import VAL_FRACTION, VAL_TOKENS_FRACTION, PlanOptions, options_of, parse_size, parse_stage_size
+from tokmill.core.options import (
+    VAL_FRACTION,
+    VAL_TOKENS_FRACTION,
+    PlanOptions,
+    options_of,
+    parse_size,
+    parse_stage_size,
+    parse_tail,
+)
 from tokmill.core.records import STDIN, WITH_FOOTER, is_packed, is_url, path_to_text
 from tokmill.core.system.budget import default_budget, divide_budget, most_threads
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
 from tokmill.core.text import counted
 from tokmill.encode import engine_notice, engine_of, eot_notice, resolve_tokenizer
 from tokmill.formats import choose_output, parse_tokens
-from tokmill.read import check_files, find_inputs
+from tokmill.read import check_files, find_inputs, find_tail
 from tokmill.run.advice import shard_notices, unused_notices
 from tokmill.store import full_urls
 
@@ -91,6 +99,10 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     out = os.path.abspath(_checked_out(out))
     found = find_inputs(inputs, val_inputs, glob=options.glob, input_format=options.input_format, outside=out)
     content = _content(options, found.inputs, described, choice)
+    if options.val_tail is not None:
+        n_bytes, share, is_exact = parse_tail(options.val_tail)
+        tail = find_tail(found.inputs, content.separator, n_bytes, share, is_exact=is_exact)
+        content = msgspec.structs.replace(content, val_tail=tail)
     doubts = check_files(found.inputs, options.text_key) if options.input_format is None else []
     unused = unused_notices(options, found.inputs, has_directory=found.has_directory)
     notices = [*found.notices(), *unused, *choice.notices, *doubts, *shard_notices(content)]
@@ -158,7 +170,7 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
 
 def _val_fraction(options: PlanOptions) -> float:
     """Return the share of documents for validation."""
-    if options.val_input:
+    if options.val_input or options.val_tail is not None:
         return 0.0
     usual = VAL_FRACTION if options.val_tokens is None else VAL_TOKENS_FRACTION
     return usual if options.val_fraction is None else float(options.val_fraction)
@@ -195,6 +207,8 @@ def _validation(content: Content) -> str:
     n = sum(source.side == "val" for source in content.inputs)
     if n:
         return f"the documents of {counted(n, 'input')}"
+    if content.val_tail:
+        return f"the text from byte {content.val_tail.begin:,} on"
     until = f", until they have {counted(content.val_tokens, 'token')}" if content.val_tokens else ""
     return f"{content.val_fraction:g} of the documents, chosen by their content and the seed {content.seed}{until}"
 
