@@ -156,7 +156,7 @@ class Option:
         # Written so that NaN is out of bounds.
         bounds = ((self.least, operator.ge), (self.above, operator.gt), (self.below, operator.lt))
         if not all(holds(value, bound) for bound, holds in bounds if bound is not None):
-            usual = (self.least or 0.01) if self.default is None else self.default
+            usual = self.default if self.default is not None else 0.1 if self.least is None else self.least
             raise UsageError(f"{value} is out of range", option=self.flag, allowed=self.allowed, suggested=str(usual))
 
 

@@ -37,7 +37,7 @@ from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable
 from tokmill.core.text import counted
 from tokmill.encode import engine_notice, engine_of, eot_notice, resolve_tokenizer
 from tokmill.formats import choose_output, parse_tokens
-from tokmill.read import check_files, find_inputs, find_tail
+from tokmill.read import check_files, find_inputs
 from tokmill.run.advice import shard_notices, unused_notices
 from tokmill.store import full_urls
 
@@ -100,6 +100,9 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     found = find_inputs(inputs, val_inputs, glob=options.glob, input_format=options.input_format, outside=out)
     content = _content(options, found.inputs, described, choice)
     if options.val_tail is not None:
+        # Here, so that a run without it loads no numpy.
+        from tokmill.read import find_tail
+
         n_bytes, share, is_exact = parse_tail(options.val_tail)
         tail = find_tail(found.inputs, content.separator, n_bytes, share, is_exact=is_exact)
         content = msgspec.structs.replace(content, val_tail=tail)
