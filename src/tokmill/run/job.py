@@ -99,13 +99,6 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     out = os.path.abspath(_checked_out(out))
     found = find_inputs(inputs, val_inputs, glob=options.glob, input_format=options.input_format, outside=out)
     content = _content(options, found.inputs, described, choice)
-    if options.val_tail is not None:
-        # Here, so that a run without it loads no numpy.
-        from tokmill.read import find_tail
-
-        n_bytes, share, is_exact = parse_tail(options.val_tail)
-        tail = find_tail(found.inputs, content.separator, n_bytes, share, is_exact=is_exact)
-        content = msgspec.structs.replace(content, val_tail=tail)
     doubts = check_files(found.inputs, options.text_key) if options.input_format is None else []
     unused = unused_notices(options, found.inputs, has_directory=found.has_directory)
     notices = [*found.notices(), *unused, *choice.notices, *doubts, *shard_notices(content)]
@@ -149,7 +142,7 @@ def _check_offsets(options: PlanOptions) -> None:
 
 def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokenizer, choice: Choice) -> Content:
     """Return the settings that decide the bytes of the output."""
-    return Content(
+    content = Content(
         inputs=inputs,
         tokenizer=tokenizer,
         separator=parse_separator(options.separator),
@@ -169,6 +162,14 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         encoding_errors=cast("Utf8Policy", options.encoding_errors),
         on_error=cast("OnError", options.on_error),
     )
+    if options.val_tail is None:
+        return content
+    # Here, so that a run without it loads no numpy.
+    from tokmill.read import find_tail
+
+    n_bytes, share, is_exact = parse_tail(options.val_tail)
+    tail = find_tail(inputs, content.separator, n_bytes, share, is_exact=is_exact)
+    return msgspec.structs.replace(content, val_tail=tail)
 
 
 def _val_fraction(options: PlanOptions) -> float:
