@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
+from support import tasks_here
+from support.commands import clean_environment
 from support.corpora import some_documents
 from support.deduplicated import audit_of, tiny
 from support.failures import Died, dying_at, flip
+from support.oracle import EOT
 from support.outputs import files_in
 from support.runs import tokenize_documents
 from support.tasks_here import FUNCTIONS, DeadError, Here, dying_after
@@ -366,6 +373,36 @@ def test_a_group_that_does_not_fit_is_refused_and_more_memory_goes_on(
 
 def _with_little_memory(real: Any) -> Callable[..., Any]:
     return lambda gathered, rule, n, ngrams, _cluster, where: real(gathered, rule, n, ngrams, 1000, where)
+
+
+def test_tasks_and_the_command_stay_within_the_least_memory(tmp_path: Path) -> None:
+    """In a fresh process, which does both. With every tenth document a copy of another."""
+    ids = np.random.default_rng(0).integers(0, EOT, 450_000, dtype=np.uint16)
+    ids[2::3] = EOT
+    ids[::30], ids[1::30] = 7, np.arange(15_000) % 500
+    ids.tofile(tmp_path / "ids.bin")
+    given: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": EOT}
+    tokmill.convert(tmp_path / "ids.bin", tmp_path / "a", format="raw", **given)
+    near = ["--near", "0.5", "--ngram", "1", "--shortest", "0"]
+    arguments = [
+        "dedup",
+        str(tmp_path / "a"),
+        "--out",
+        str(tmp_path / "u"),
+        "--memory",
+        "128MiB",
+        "--json",
+        "--ray",
+        "local",
+        *near,
+    ]
+    done = subprocess.run(
+        [sys.executable, tasks_here.__file__, *arguments], capture_output=True, env=clean_environment(), check=True
+    )
+    made = json.loads(done.stdout)
+    assert made["peak_rss_bytes"] < 128 << 20, done.stderr
+    (source,) = made["removal"]["sources"]
+    assert source["copies"] >= 14_000
 
 
 @pytest.mark.parametrize("way", ["exact", "compare", "near"])

@@ -1,9 +1,13 @@
-"""Tasks of several machines, done in this process."""
+"""Tasks of several machines, done in this process.
+
+As a script the real command, which asks for them and does them: `python tasks_here.py dedup ... --ray local`.
+"""
 
 from __future__ import annotations
 
 import itertools
 import random
+import sys
 from collections.abc import Callable, Iterable
 from typing import Self
 
@@ -61,3 +65,13 @@ def dying_after(n: int) -> Here:
 
     tasks = Here(before=count)
     return tasks
+
+
+if __name__ == "__main__":
+    from tokmill.cli.app import run
+    from tokmill.derive import mixing, shuffling
+    from tokmill.derive.deduplication import running
+
+    for module in (shuffling, mixing, running):
+        module.cluster = lambda _address: Here()  # type: ignore[attr-defined]
+    sys.exit(run(sys.argv[1:]))
