@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import small_tokenizers
-from support.commands import clean_environment
+from support.commands import called, clean_environment, words_of
 from support.corpora import write_corpus
 
 import tokmill
@@ -139,19 +139,42 @@ def make_programs(place: Path) -> None:
 LONG = {"docs/howto/llama.md", "docs/howto/trainers.md", "docs/howto/parquet.md"}
 
 
+def lines_of(text: str) -> list[str]:
+    """The lines of a block; all of it as one, where a line may need what another one has done in the shell."""
+    whole = re.sub(r"\\\n *", "", text)
+    return [whole] if re.search(r"<<|[$]|^(?:for|if|while|cd|export) |^[ }]", whole, re.MULTILINE) else whole.splitlines()
+
+
+def run_block(block: Block, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run a block up to the first line that fails: commands of tokmill in this process, everything else in one of its own."""
+    done = subprocess.CompletedProcess("", 0, "", "")
+    for line in [block.text] if block.kind == "python" else lines_of(block.text):
+        if block.kind == "python" or (typed := words_of(line)) is None:
+            program = [sys.executable, "-c", line] if block.kind == "python" else ["bash", "-euo", "pipefail", "-c", line]
+            done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        else:
+            for words in typed:
+                done = called(*words, NO_COLOR="1")
+        if done.returncode:
+            break
+    return done
+
+
+@pytest.mark.usefixtures("workers_in_process")
 @pytest.mark.parametrize("page", [pytest.param(page, marks=[pytest.mark.slow] * (page in LONG)) for page in PAGES])
-def test_every_block_of_a_page_runs(page: str, tmp_path: Path) -> None:
+def test_every_block_of_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work = tmp_path / "work"
     work.mkdir()
     make_corpora(work)
     make_programs(tmp_path / "bin")
-    environment = clean_environment(NO_COLOR="1")
+    # Threads that wait for each other by turning would take the cores of the tests beside this one.
+    environment = clean_environment(NO_COLOR="1", OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1")
     environment["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{environment['PATH']}"
+    monkeypatch.chdir(work)
     for block in blocks(page):
         if block.reason or block.kind not in RUN:
             continue
-        program = [sys.executable, "-c", block.text] if block.kind == "python" else ["bash", "-euo", "pipefail", "-c", block.text]
-        done = subprocess.run(program, cwd=work, env=environment, capture_output=True, text=True, timeout=300, check=False)
+        done = run_block(block, environment)
         assert done.returncode == block.code, f"{page}:{block.line}\n{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
 
 

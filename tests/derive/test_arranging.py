@@ -46,6 +46,8 @@ from tokmill.output import acquire_lock, directory
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 DOCUMENTS = st.lists(st.text(alphabet="ab é\n漢", max_size=40).map(str.encode), min_size=1, max_size=40)
 
@@ -517,7 +519,7 @@ def test_a_source_that_is_damaged_is_named(two: list[Path], tmp_path: Path) -> N
 
 def test_what_thousands_of_buckets_hold_together_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "write_pieces", lambda _path, pieces, _offset: sum(map(len, pieces)))
-    n, most_bytes = 10_000, 1 << 20
+    n, most_bytes = 5000, 1 << 19
     made = buckets.Buckets(TreePath(tmp_path), buckets.BucketState(fingerprint="", n_buckets=n), most_bytes)
     tracemalloc.start()
     try:
@@ -529,7 +531,7 @@ def test_what_thousands_of_buckets_hold_together_is_bounded(tmp_path: Path, monk
         tracemalloc.stop()
     made.flush(made.state)
     assert sum(made.state.ids) == 3 * n * 200
-    # An empty list of each bucket, made anew, is not counted: there are 20,000.
+    # An empty list of each bucket, made anew, is not counted: there are 10,000.
     assert grown < most_bytes + n * 300
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from support import small_tokenizers
-from support.commands import clean_environment
+from support.commands import called, clean_environment, words_of
 from support.corpora import write_corpus
 from support.oracle import EOT, gpt2
 from support.outputs import collect_data
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 OPTIONS: dict[str, Any] = {"threads": 1, "val_fraction": 0.3}
 
 
@@ -54,7 +55,13 @@ def run_again(directory: Path, again: Path) -> None:
     """Type it, for another directory."""
     command = command_of(directory)
     assert str(directory) in command
-    command = command.replace(str(directory), str(again)).replace("tokmill ", f"{sys.executable} -m tokmill ")
+    command = command.replace(str(directory), str(again))
+    if (lines := words_of(command)) is not None:
+        for words in lines:
+            done = called(*words)
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+        return
+    command = command.replace("tokmill ", f"{sys.executable} -m tokmill ")
     done = subprocess.run(["sh", "-c", command], env=clean_environment(), capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, f"{command}\n{done.stderr}"
 

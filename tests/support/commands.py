@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -152,6 +154,21 @@ def _piped(data: bytes) -> Iterator[None]:
     finally:
         os.dup2(before, 0)
         os.close(before)
+
+
+def words_of(text: str) -> list[list[str]] | None:
+    """The words of the commands of tokmill that a text shows, one a line; None where a shell does more than split them."""
+    found = []
+    for line in re.sub(r"(?:^|(?<=\s))#.*", "", text.replace("\\\n", " "), flags=re.MULTILINE).splitlines():
+        if not line.strip():
+            continue
+        if not line.startswith("tokmill ") or re.search(r"[$`~*?\[{}<>|&;()\\!\"]", re.sub(r"'[^']*'", "", line)):
+            return None
+        try:
+            found.append(shlex.split(line)[1:])
+        except ValueError:
+            return None
+    return found
 
 
 def _text(stream: io.TextIOWrapper) -> str:

@@ -11,13 +11,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from support.commands import clean_environment, command, wait_until
+from support.commands import called, clean_environment, wait_until
 from support.corpora import SEP, some_documents
+from support.in_process import workers_in_process
 from support.oracle import plain_tokens
 from support.s3 import Bucket, Fault, Start, failing, watch
 
@@ -56,7 +58,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def made(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A complete output in a directory."""
     out = tmp_path_factory.mktemp("made") / "out"
-    tokmill.tokenize(corpus, out, val_fraction=0.1)
+    with workers_in_process():
+        tokmill.tokenize(corpus, out, val_fraction=0.1)
     return out
 
 
@@ -94,8 +97,9 @@ def run(corpus: Path, stage: Path, *more: object) -> tuple[int, str, str]:
 
 
 def make(corpus: Path, stage: Path, **options: Any) -> tokmill.Summary:
-    """A run of which this process is the one that was typed."""
-    return tokmill.tokenize(corpus, URL, stage=stage, **{"val_fraction": 0.1, **options})
+    """A run of which this process is the one that was typed. Only one whose shards leave while it works needs another."""
+    with nullcontext() if "stage_size" in options else workers_in_process():
+        return tokmill.tokenize(corpus, URL, stage=stage, **{"val_fraction": 0.1, **options})
 
 
 def fetched(bucket: Bucket, *, val_fraction: float = 0.1) -> None:
@@ -550,7 +554,7 @@ def test_verify_names_each_object_that_is_not_what_was_sent(bucket: Bucket, corp
     bucket.put(f"sets/one/{cut}", bucket.get(f"sets/one/{cut}")[:-100])
     bucket.delete(f"sets/one/{missing}")
     bucket.put("sets/one/train_stray.bin", b"ids")
-    done = command("verify", URL)
+    done = called("verify", URL)
     assert done.returncode == 10
     for line in (
         f"{flipped}, bytes 0 to",
@@ -658,13 +662,17 @@ print([n for n in ("fsspec", "botocore", "aiohttp", "tokmill.output.prefix", "to
 
 
 def test_a_plan_counts_the_disk_of_the_stage(bucket: Bucket, corpus: Path, made: Path, tmp_path: Path) -> None:
-    planned = tokmill.plan(corpus, URL, val_fraction=0.1, stage=tmp_path)
+    with workers_in_process():
+        planned, there = (
+            tokmill.plan(corpus, out, val_fraction=0.1, stage=stage) for out, stage in ((URL, tmp_path), (made, None))
+        )
     assert planned.disk is not None
     assert planned.disk.path == str(tmp_path)
     assert not planned.is_complete
-    assert planned.memory.parent_bytes > tokmill.plan(corpus, made, val_fraction=0.1).memory.parent_bytes
+    assert planned.memory.parent_bytes > there.memory.parent_bytes
     publish(made, tmp_path)
-    assert tokmill.plan(corpus, URL, val_fraction=0.1, stage=tmp_path).is_complete
+    with workers_in_process():
+        assert tokmill.plan(corpus, URL, val_fraction=0.1, stage=tmp_path).is_complete
 
 
 def test_parts_are_as_large_as_their_number_demands() -> None:
@@ -867,7 +875,8 @@ def test_a_prefix_may_have_any_name(key: str, bucket: Bucket, tmp_path: Path) ->
     bucket.put(f"{key.rstrip('/')}2/train.bin", b"another prefix")
     (tmp_path / "a.txt").write_text("one<|endoftext|>two")
     url = f"s3://bucket/{key}"
-    tokmill.tokenize(tmp_path / "a.txt", url, stage=tmp_path, val_fraction=0)
+    with workers_in_process():
+        tokmill.tokenize(tmp_path / "a.txt", url, stage=tmp_path, val_fraction=0)
     assert tokmill.verify(url).ok
     assert f"{key.rstrip('/')}/train.bin" in bucket.names()
     assert tokmill.tokenize(tmp_path / "a.txt", url, stage=tmp_path, val_fraction=0).already_complete

@@ -18,6 +18,7 @@ import pytest
 from support.commands import clean_environment, wait_until
 from support.corpora import WITH_SKIPS, write_every_kind
 from support.failures import Died
+from support.in_process import workers_in_process
 from support.outputs import written
 from support.runs import SMALL, run_in_process
 from support.s3 import NAME, Bucket, Fault, Start, failing, watch
@@ -90,7 +91,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 def make_part(corpus: Corpus, stage: Path, part: str, **options: Any) -> tokmill.Summary:
-    return tokmill.tokenize(corpus.inputs, URL, part=part, stage=stage, **{**WITH_SKIPS, **options})
+    with workers_in_process():
+        return tokmill.tokenize(corpus.inputs, URL, part=part, stage=stage, **{**WITH_SKIPS, **options})
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +171,8 @@ def test_its_files_are_those_of_parts_that_were_made_in_a_directory(
 ) -> None:
     for index in range(count):
         make_part(corpus, tmp_path / "stage", f"{index}/{count}")
-        tokmill.tokenize(corpus.inputs, tmp_path / "out", part=f"{index}/{count}", **WITH_SKIPS)
+        with workers_in_process():
+            tokmill.tokenize(corpus.inputs, tmp_path / "out", part=f"{index}/{count}", **WITH_SKIPS)
     tokmill.finalize(URL, stage=tmp_path / "stage")
     tokmill.finalize(tmp_path / "out")
     manifest = decode_manifest(bucket.get(f"{KEY}manifest.json"), URL)
