@@ -24,6 +24,7 @@ from support.small_tokenizers import path_of
 
 import tokmill
 from tokmill.cli.app import run
+from tokmill.core.deduplication import Removal
 from tokmill.core.errors import ChangedError, DamageError, DiskFullError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Started
 from tokmill.core.manifest import load_manifest
@@ -219,6 +220,72 @@ def test_a_mistake_in_dedup_is_named_with_its_line(recipe: Path) -> None:
         with pytest.raises(UsageError, match=what) as caught:
             read_recipe(str(recipe))
         assert f"line {recipe.read_text().splitlines().index(line) + 1}" in str(caught.value.where)
+
+
+def with_a_set_to_be_kept_out(tmp_path: Path) -> Path:
+    """An output with some documents of both sources, and near copies of others."""
+    texts = [(tmp_path / "two" / f"{i:02}.txt").read_text() for i in range(20)]
+    some = [*texts[:3], *(text[:40] + " Q " + text[40:] for text in texts[6:9])]
+    write_corpus(tmp_path / "eval.txt", some)
+    tokmill.tokenize(tmp_path / "eval.txt", tmp_path / "eval", val_fraction=0.5)
+    return tmp_path / "eval"
+
+
+def test_documents_of_another_output_are_removed_from_all_sources(recipe: Path, tmp_path: Path) -> None:
+    with_copies(tmp_path)
+    kept_out = with_a_set_to_be_kept_out(tmp_path)
+    table = '[dedup]\nnear = 0.7\nshortest = 5\ncompare = true\nagainst = "eval"\n\n'
+    recipe.write_text(RECIPE.replace("[output]", table + "[output]"))
+    plan = tokmill.plan_build(recipe, tmp_path / "out")
+    tokmill.build(recipe, tmp_path / "out")
+    options: dict[str, Any] = {"val_fraction": 0.1, "seed": 3}
+    tokmill.tokenize(tmp_path / "one", tmp_path / "t1", **options)
+    tokmill.tokenize(tmp_path / "two" / "*.txt", tmp_path / "t2", separator="none", **options)
+    given: dict[str, Any] = {"near": 0.7, "shortest": 5, "compare": True, "against": kept_out}
+    tokmill.dedup([tmp_path / "t1", tmp_path / "t2"], tmp_path / "u", **given)
+    tokmill.dedup([tmp_path / "t1", tmp_path / "t2"], tmp_path / "without", near=0.7, shortest=5)
+    unique = sorted((tmp_path / "out.work").glob("*-unique-*"))
+    assert b"".join(ids_of(path)[0] for path in unique) == ids_of(tmp_path / "u")[0]
+    assert len(ids_of(tmp_path / "u")[0]) < len(ids_of(tmp_path / "without")[0])
+    removals = [load_manifest(path).removal for path in unique]
+    assert [removal.against for removal in removals if isinstance(removal, Removal)] == [(str(kept_out),)] * 2
+    assert all(tokmill.verify(path).ok for path in unique)
+    # Where it lies decides nothing; what is in it does.
+    kept_out.rename(tmp_path / "moved")
+    recipe.write_text(recipe.read_text().replace('"eval"', '["mov*"]'))
+    assert tokmill.build(recipe, tmp_path / "out").already_complete
+    write_corpus(tmp_path / "more.txt", ["another text"])
+    tokmill.tokenize(tmp_path / "more.txt", tmp_path / "moved", fresh=True, val_fraction=0)
+    assert not tokmill.build(recipe, tmp_path / "out", fresh=True).already_complete
+    assert len(list((tmp_path / "out.work").glob("*-unique-*"))) == 4
+    recipe.write_text(RECIPE.replace("[output]", "[dedup]\nnear = 0.7\nshortest = 5\n\n[output]"))
+    assert plan.passes - tokmill.plan_build(recipe, tmp_path / "other").passes == 1, "to compare"
+
+
+def test_a_set_that_cannot_be_kept_out_is_refused_before_anything_is_tokenized(recipe: Path, tmp_path: Path) -> None:
+    with_copies(tmp_path)
+    kept_out = with_a_set_to_be_kept_out(tmp_path)
+    (tmp_path / "ids.bin").write_bytes(bytes([5, 0, 7, 0]))
+    stated: dict[str, Any] = {"from_format": "raw", "from_dtype": "uint16", "from_eot": "after", "from_eot_id": 7}
+    tokmill.convert(tmp_path / "ids.bin", tmp_path / "other", format="raw", **stated)
+    tokmill.tokenize(tmp_path / "two" / "*.txt", tmp_path / "same", separator="none", val_fraction=0.1, seed=3)
+    for line, what in (
+        ('against = "nowhere"', "no such file"),
+        ('against = ["eval", "other"]', "do not fit together"),
+        ('against = "same"', "removed from itself"),
+        ("against = []", "dedup has no against"),
+        ("against = 3", "dedup has no against"),
+        ('compare = "yes"', "compare is 'yes'"),
+    ):
+        recipe.write_text(RECIPE.replace("[output]", f"[dedup]\n{line}\n\n[output]"))
+        for call in (tokmill.build, tokmill.plan_build):
+            with pytest.raises(UsageError, match=what) as caught:
+                call(recipe, tmp_path / "out")
+            assert f"line {recipe.read_text().splitlines().index(line) + 1}" in str(caught.value.where)
+    recipe.write_text(RECIPE.replace("[output]", '[dedup]\nagainst = "eval"\n\n[output]'))
+    with pytest.raises(UsageError, match="the output is one of the sources"):
+        tokmill.build(recipe, kept_out)
+    assert not (tmp_path / "out.work").exists()
 
 
 def test_what_did_not_change_is_not_done_again(recipe: Path, tmp_path: Path) -> None:

@@ -216,8 +216,13 @@ def load_operands(paths: Sequence[Path | str], out: Path | Target, example: str)
     target = out if isinstance(out, Target) else Target(out)
     if not paths:
         raise UsageError("no output was given", where="DIR", allowed="one or more", next_step=example)
+    return load_apart(paths, target.name), target
+
+
+def load_apart(paths: Sequence[Path | str], out: Path | str) -> list[Source]:
+    """Return outputs whose documents can be told apart, none of which is or holds `out`. Raises UsageError, DamageError."""
     sources = [load_source(path) for path in paths]
-    check_apart([source.directory for source in sources], target.name)
+    check_apart([source.directory for source in sources], out)
     for source in sources:
         check_marks(source)
         if source.manifest.counts.documents_train >= MOST_DOCUMENTS:
@@ -227,7 +232,7 @@ def load_operands(paths: Sequence[Path | str], out: Path | Target, example: str)
                 allowed=f"less than {MOST_DOCUMENTS:,}",
                 next_step="shuffle parts of it",
             )
-    return sources, target
+    return sources
 
 
 def arrange_output(

@@ -30,7 +30,7 @@ from tokmill.core.records import ITEM_BYTES, is_url
 from tokmill.core.system.durable import copy_file, file_system_of, make_directory, storage_errors, sync_directory
 from tokmill.core.system.tree import TreePath, tree_of
 from tokmill.core.text import counted, quoted, shortened
-from tokmill.derive import check_agreement, dedup_each, mix, n_passes, near_rule, pack, shuffle, work_bytes
+from tokmill.derive import check_agreement, dedup_each, load_against, mix, n_passes, near_rule, pack, shuffle, work_bytes
 from tokmill.formats import choose_output, parse_tokens, short_notices
 from tokmill.output import check_size, growing_path, is_begun, refuse_strangers, written_bytes
 from tokmill.recipe.parsing import Recipe, RecipeSource, read_recipe
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from tokmill.core.deduplication import NearRule
     from tokmill.core.events import AnyEvent
     from tokmill.core.protocols import Observer
+    from tokmill.derive import Source
     from tokmill.formats import Choice
 
 
@@ -167,17 +168,18 @@ def build(
     made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
     _check_work(kept, target)
     steps = _steps(made, kept, memory, threads)
-    unique = _unique_steps(made, steps, kept)
+    against = _against(made, steps, target)
+    unique = _unique_steps(made, steps, kept, against)
     fingerprint = _fingerprint(made, unique)
     outcome = None if fresh else _complete(target, fingerprint)
     if outcome is None:
         if not fresh:
             _check_out(made, steps, target)
         if not force:
-            _plan(made, steps, target, kept, memory, threads).raise_for_disk()
+            _plan(made, steps, target, kept, memory, threads, against).raise_for_disk()
         told = _tokenized(steps, observers, seed=made.seed, memory=memory, threads=threads, force=force)
         if made.dedup is not None:
-            told += _deduplicated(made, steps, unique, memory, force=force, observers=observers)
+            told += _deduplicated(made, steps, unique, memory, against, force=force, observers=observers)
         how: dict[str, Any] = {"memory": memory, "fresh": fresh, "force": force, "observers": observers}
         if made.pack is None:
             outcome = _arranged(made, unique, target, fingerprint, **made.output, **how)
@@ -302,7 +304,8 @@ def plan_build(
     """Return what a build will take: tokens, disk and time, from samples of the sources; write nothing. As of `build`."""
     made, target, kept = read_recipe(_path(recipe, "recipe")), Path(_path(out, "out")), _work(out, work)
     _check_work(kept, target)
-    return _plan(made, _steps(made, kept, memory, threads), target, kept, memory, threads)
+    steps = _steps(made, kept, memory, threads)
+    return _plan(made, steps, target, kept, memory, threads, _against(made, steps, target))
 
 
 def _steps(recipe: Recipe, work: Path, memory: str | int | None, threads: int | None) -> list[_Step]:
@@ -334,11 +337,24 @@ def _check_distinct(recipe: Recipe, steps: Sequence[_Step]) -> None:
             )
 
 
-def _unique_steps(recipe: Recipe, steps: Sequence[_Step], work: Path) -> list[_Step]:
+def _against(recipe: Recipe, steps: Sequence[_Step], out: Path) -> list[Source]:
+    """Return the outputs whose documents are removed from all sources. Raises UsageError, with the line, and DamageError."""
+    names = (recipe.dedup or {}).get("against")
+    try:
+        return load_against(names, steps, out) if names else []
+    except UsageError as error:
+        what = f"{error.what} ({error.where})" if error.where else error.what
+        next_step = "correct the file: complete outputs, tokenized as the sources are"
+        raise recipe.mistake(("dedup", "against"), what, error.allowed or "", next_step) from None
+
+
+def _unique_steps(recipe: Recipe, steps: Sequence[_Step], work: Path, against: Sequence[Source]) -> list[_Step]:
     """Return the steps with the directories of their outputs without copies, which depend on all of them; or as they are."""
     if recipe.dedup is None:
         return list(steps)
-    decides = ([step.directory.name for step in steps], recipe.dedup)
+    # What is in the other outputs decides, not where they lie.
+    prints = {"against": [source.manifest.fingerprint for source in against]} if against else {}
+    decides = ([step.directory.name for step in steps], recipe.dedup | prints)
     suffix = xxhash.xxh3_128_hexdigest(msgspec.json.encode(decides, order="deterministic"))[:12]
     return [replace(step, directory=work / f"{step.source.name}-unique-{suffix}") for step in steps]
 
@@ -348,6 +364,7 @@ def _deduplicated(
     steps: Sequence[_Step],
     unique: Sequence[_Step],
     memory: str | int | None,
+    against: Sequence[Source],
     *,
     force: bool,
     observers: Sequence[Observer],
@@ -359,6 +376,8 @@ def _deduplicated(
         [step.directory for step in unique],
         _found(unique),
         _near_of(recipe),
+        against=against,
+        compare=_compares(recipe),
         memory=memory,
         force=force,
         observers=observers,
@@ -379,8 +398,13 @@ def _found(unique: Sequence[_Step]) -> Path:
 
 def _near_of(recipe: Recipe) -> NearRule | None:
     """Return when documents are near copies, as the recipe says; None: only those with the same ids go."""
-    options = dict(recipe.dedup or {})
+    options = {name: value for name, value in (recipe.dedup or {}).items() if name not in ("against", "compare")}
     return near_rule(options.pop("near", None), **options)
+
+
+def _compares(recipe: Recipe) -> bool:
+    """Return whether both copies are read before one of them goes."""
+    return bool((recipe.dedup or {}).get("compare"))
 
 
 def _is_tokenized(step: _Step) -> bool:
@@ -448,14 +472,21 @@ def _complete(out: Path, fingerprint: str) -> Outcome | None:
 
 
 def _plan(
-    recipe: Recipe, steps: Sequence[_Step], out: Path, work: Path, memory: str | int | None, threads: int | None
+    recipe: Recipe,
+    steps: Sequence[_Step],
+    out: Path,
+    work: Path,
+    memory: str | int | None,
+    threads: int | None,
+    against: Sequence[Source],
 ) -> BuildPlan:
+    """Return what a build will take. against: as `_against` returns it. The rest as of `build`."""
     planned = [_step_plan(step, recipe.seed, memory, threads) for step in steps]
     tokens = _planned_tokens(recipe, planned)
     output_bytes = tokens * ITEM_BYTES[_output_of(recipe, steps).dtype]
     step_bytes = sum(step.new_bytes for step in planned)
-    unique = _unique_steps(recipe, steps, work)
-    found_bytes, n_dedup = _dedup_plan(recipe, planned, steps, unique)
+    unique = _unique_steps(recipe, steps, work, against)
+    found_bytes, n_dedup = _dedup_plan(recipe, planned, steps, unique, against)
     if recipe.dedup is not None:
         # The sources once more, without their copies.
         places = zip(planned, steps, unique, strict=True)
@@ -482,13 +513,19 @@ def _plan(
     )
 
 
-def _dedup_plan(recipe: Recipe, planned: Sequence[StepPlan], steps: Sequence[_Step], unique: Sequence[_Step]) -> tuple[int, int]:
+def _dedup_plan(
+    recipe: Recipe, planned: Sequence[StepPlan], steps: Sequence[_Step], unique: Sequence[_Step], against: Sequence[Source]
+) -> tuple[int, int]:
     """Return what is on the disk while copies are found, beside outputs, and how often all ids are read; 0, 0 if that is done."""
     if recipe.dedup is None or all(_is_tokenized(step) for step in unique):
         return 0, 0
-    near = _near_of(recipe)
+    near, compare = _near_of(recipe), _compares(recipe)
     n_bytes = sum(each.tokens * ITEM_BYTES[step.content.dtype] for each, step in zip(planned, steps, strict=True))
-    return work_bytes(sum(each.documents for each in planned), n_bytes, near), n_passes(near) + 1
+    n_documents = sum(each.documents for each in planned)
+    for counts, dtype in ((source.manifest.counts, source.content.dtype) for source in against):
+        n_bytes += (counts.tokens_train + counts.tokens_val) * ITEM_BYTES[dtype]
+        n_documents += counts.documents_train + counts.documents_val
+    return work_bytes(n_documents, n_bytes, near, compare=compare), n_passes(near, compare=compare) + 1
 
 
 def _planned_tokens(recipe: Recipe, planned: Sequence[StepPlan]) -> int:

@@ -47,6 +47,8 @@ separator = "none"      # each file is one document
 
 [dedup]                 # left out: copies stay. Sources in this order: of several copies the first stays
 near = 0.8              # also near copies, as similar as this; left out: copies alone
+# against = "eval-tokens/"      # complete outputs, such as evaluation sets, whose documents go from all sources
+# compare = true        # read both copies before one of them goes; left out: a hash of 128 bits decides
 
 [output]
 format = "raw"          # the trainer: raw, llmc, megatron, datatrove, olmo, litdata, mds
@@ -72,7 +74,9 @@ _NOT_OF_SOURCES = {
 _NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
 _TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "dedup", "output", "pack")
-_DEDUP = ("near", "measure", "ngram", "bands", "rows", "shortest")
+_DEDUP = ("near", "measure", "ngram", "bands", "rows", "shortest", "against", "compare")
+_BESIDE_NEAR = ("near", "against", "compare")
+"""Options of dedup that are not about near copies, and the one that asks for these."""
 _OUTPUT = ("format", "shard_tokens", "shard_documents", "offsets")
 _PACK = ("sequence", "drop", "pad_id")
 _OWN = ("inputs", "weight", "max_epochs")
@@ -119,7 +123,7 @@ class Recipe:
     pack: dict[str, Any] | None = None
     """Options of `pack`: sequence, drop, pad_id; None: documents lie one after the other."""
     dedup: dict[str, Any] | None = None
-    """Options of `dedup` about near copies; None: copies stay."""
+    """Options of `dedup`: those about near copies, against and compare; None: copies stay."""
 
     @property
     def is_weighted(self) -> bool:
@@ -191,7 +195,7 @@ class _Reader:
         pack = self._pack(values["pack"], output) if "pack" in values else None
         dedup = values.get("dedup")
         if dedup is not None:
-            self._check_dedup(self._table(dedup, ("dedup",)))
+            dedup = self._dedup(self._table(dedup, ("dedup",)))
         seed = values.get("seed", 0)
         self._check_option(options_of(PlanOptions)["seed"], seed, ("seed",))
         found = self._table(values.get("sources", {}), ("sources",))
@@ -242,13 +246,20 @@ class _Reader:
                 raise self._at(("output", name), f"{name} has no meaning in sequences", "this line left out")
         return table
 
-    def _check_dedup(self, table: Mapping[str, Any]) -> None:
+    def _dedup(self, table: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options of `dedup`."""
         self._check_names(table, _DEDUP, ("dedup",))
+        found = dict(table)
+        if "against" in table:
+            found["against"] = self._inputs(table, "against", ("dedup",))
+        if not isinstance(table.get("compare", False), bool):
+            raise self._at(("dedup", "compare"), f"compare is {table['compare']!r}", "true, or false")
         try:
-            near_rule(table.get("near"), **{name: value for name, value in table.items() if name != "near"})
+            near_rule(table.get("near"), **{name: value for name, value in table.items() if name not in _BESIDE_NEAR})
         except UsageError as error:
             name = (error.option or "").removeprefix("--")
             raise self._at(("dedup", name) if name in table else ("dedup",), error.what, error.allowed or "") from None
+        return found
 
     def _source(self, name: str, value: Any, common: Mapping[str, Any], most: float) -> RecipeSource:
         at = ("sources", name)

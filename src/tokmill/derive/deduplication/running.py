@@ -36,16 +36,17 @@ from tokmill.derive.deduplication.spread_tasks import LENGTH, PAIR
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, is_arranged, provenance
 from tokmill.derive.merging import check_agreement, merged_content, with_offsets
 from tokmill.derive.run_files import INDEX_SHARE
-from tokmill.derive.shuffling import budget_of, bytes_of_stores, chosen_content, cluster, load_operands
+from tokmill.derive.shuffling import budget_of, bytes_of_stores, chosen_content, cluster, load_apart, load_operands
 from tokmill.derive.source import Source, check_marks
 from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need, why_protected
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Container, Sequence
     from contextlib import AbstractContextManager
 
     from tokmill.core.config import Content, How
     from tokmill.core.protocols import Observer
+    from tokmill.derive.merging import Described
     from tokmill.derive.tasks import Tasks
 
 _EXAMPLE = "tokmill dedup DIR --out unique"
@@ -195,24 +196,43 @@ def dedup_each(
     work: Path,
     near: NearRule | None,
     *,
+    against: Sequence[Source] = (),
+    compare: bool = False,
     memory: str | int | None,
     force: bool,
     observers: Sequence[Observer],
 ) -> list[Outcome]:
     """Deduplicate outputs together, and make an output of each of them. Call it again to resume. Raises TokmillError.
 
-    outs: the output for each of `directories`. work: a directory for what is found, removed at the end. The rest as of `dedup`.
+    outs: the output for each of `directories`. work: a directory for what is found, removed at the end. against: as `load_against`
+    returns them. The rest as of `dedup`.
     """
     sources = [Source.load(directory) for directory in directories]
     for source in sources:
         check_marks(source)
-    _check_operands(sources, [], allow_other_split=False)
-    rule = Deduplication(sources=tuple(source.manifest.fingerprint for source in sources), near=near)
+    _check_operands(sources, against, allow_other_split=False)
+    rule = Deduplication(
+        sources=tuple(source.manifest.fingerprint for source in sources),
+        against=tuple(source.manifest.fingerprint for source in against),
+        near=near,
+    )
     content = msgspec.structs.replace(merged_content(sources), origin=Origin(deduplicated=rule))
-    run = DedupRun(sources, [], rule, content, work, memory)
+    run = DedupRun(sources, against, rule, content, work, memory, compare=compare)
     found = run.make_each(outs, force=force, observers=observers)
     if work.exists():
         TreePath(work).remove_tree()
+    return found
+
+
+def load_against(names: Sequence[str], made: Sequence[Described], out: Path) -> list[Source]:
+    """Return outputs whose documents are to be removed from others, which need not be there yet. Raises UsageError, DamageError.
+
+    names: as of `dedup`. made: what is known of the others. out: where the result is to be.
+    """
+    found = load_apart(named_outputs(names), out)
+    check_agreement([made[0], *found], allow_other_split=True, names=())
+    _check_number(len(made) + len(found))
+    _check_others({each.content.fingerprint() for each in made}, found)
     return found
 
 
@@ -554,21 +574,26 @@ def _check_operands(sources: Sequence[Source], against: Sequence[Source], *, all
     """Raise UsageError for outputs that cannot be deduplicated together."""
     check_agreement(sources, allow_other_split=allow_other_split)
     check_agreement([sources[0], *against], allow_other_split=True, names=())
-    if len(sources) + len(against) > MOST_SOURCES:
-        raise UsageError(
-            f"{len(sources) + len(against):,} outputs",
-            where="DIR",
-            allowed=f"up to {MOST_SOURCES}",
-            next_step="tokmill merge joins some of them first",
-        )
+    _check_number(len(sources) + len(against))
     _check_different(sources, against)
     for source in sources:
         _check_order(source)
 
 
+def _check_number(n: int) -> None:
+    """Raise UsageError for more outputs than there can be."""
+    if n > MOST_SOURCES:
+        raise UsageError(
+            f"{n:,} outputs",
+            where="DIR",
+            allowed=f"up to {MOST_SOURCES}",
+            next_step="tokmill merge joins some of them first",
+        )
+
+
 def _check_different(sources: Sequence[Source], against: Sequence[Source]) -> None:
     """Raise UsageError for an output that is given twice, under whatever name: all of it would go."""
-    places, prints = set(), {source.manifest.fingerprint for source in sources}
+    places = set()
     for source in sources:
         place = _place(source)
         if place in places:
@@ -579,6 +604,11 @@ def _check_different(sources: Sequence[Source], against: Sequence[Source]) -> No
                 next_step="leave out one of them",
             )
         places.add(place)
+    _check_others({source.manifest.fingerprint for source in sources}, against, places)
+
+
+def _check_others(prints: Container[str], against: Sequence[Source], places: Container[object] = ()) -> None:
+    """Raise UsageError for outputs that are those which lose documents. prints, places: of these, where known."""
     for source in against:
         if _place(source) in places or source.manifest.fingerprint in prints:
             raise UsageError(
