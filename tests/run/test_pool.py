@@ -6,7 +6,9 @@ import contextlib
 import errno
 import gzip
 import json
+import os
 import re
+import subprocess
 import sys
 import tempfile
 import threading
@@ -110,6 +112,28 @@ def test_a_document_that_is_divided_is_read_whole_wherever_ranges_are_cut(
         counts = [load_manifest(Path(directory) / name).counts for name in ("one", "some")]
         assert counts[0] == counts[1]
         assert counts[0].bytes_in == sum(path.stat().st_size for path in corpus)
+
+
+def test_a_pipe_is_read_when_nothing_before_it_may_have_to_be_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error whose record number is not known yet is made again, with all ranges behind it."""
+    documents = [b"document %d" % i for i in range(200)]
+    (tmp_path / "a.txt").write_bytes(SEP.join(documents[:150]))
+    (tmp_path / "b").write_bytes(SEP.join(documents[150:]))
+    os.mkfifo(tmp_path / "pipe")
+    give, n_given = Pool._give_range, 0
+
+    def checked(pool: Pool, number: int) -> bool:
+        nonlocal n_given
+        given = give(pool, number)
+        assert all(source.size_bytes is not None for reading in list(pool._readings)[1:] for source in reading.range.inputs)
+        n_given += given
+        return given
+
+    monkeypatch.setattr(Pool, "_give_range", checked)
+    with subprocess.Popen(["sh", "-c", f"cat '{tmp_path}/b' > '{tmp_path}/pipe'"]):
+        run_in_process([tmp_path / "a.txt", tmp_path / "pipe"], tmp_path / "out", {"range_bytes": 200, "n_workers": 3})
+    assert n_given > 5
+    assert written(tmp_path / "out") == plain_tokens(documents)
 
 
 def run_until(n_commits: int, paths: list[Path], out: Path, sizes: dict[str, Any]) -> None:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tokmill.core.config import Content
+    from tokmill.core.records import Input
     from tokmill.core.system.durable import DirectoryLock
     from tokmill.output import GrowingFile
     from tokmill.run.worker import Worker
@@ -152,6 +153,8 @@ class Pool:
         """In the order of the corpus, the first not yet written whole."""
         self._by_number: dict[int, _Reading] = {}
         self._next_number = 0
+        self._next_range: Range | None = None
+        """That was not yet given to a worker."""
         self._given: dict[tuple[int, int], tuple[int, int, int]] = {}
         """By range and batch: whose batch another worker encodes, where it lies, and which worker that is."""
         self._samples: dict[int, _Told] = {}
@@ -307,7 +310,7 @@ class Pool:
 
     def _end(self) -> None:
         """Note whether nothing is left. Raise LostWorkerError if something is, because a worker died."""
-        self.is_at_end = not (self._is_stopped or self._lost) or next(self._todo, None) is None
+        self.is_at_end = not (self._is_stopped or self._lost) or (self._next_range or next(self._todo, None)) is None
         if self._lost and not self.is_at_end:
             raise self._lost[0]
 
@@ -361,8 +364,12 @@ class Pool:
 
     def _give_range(self, number: int) -> bool:
         """Give the next range to a worker; return whether there is one."""
-        wanted = next(self._todo, None)
+        wanted, self._next_range = self._next_range or next(self._todo, None), None
         if wanted is None:
+            return False
+        if self._readings and any(map(_is_read_once, wanted.inputs)):
+            # What is taken out of a pipe cannot be read again, should a range before it have to be.
+            self._next_range = wanted
             return False
         if not self._next_number and any(source.size_bytes != 0 for source in wanted.inputs):
             self._processes[0].attendant.send(("prepare",))
@@ -383,6 +390,7 @@ class Pool:
         self._readings.clear()
         self._by_number.clear()
         self._samples.clear()
+        self._next_range = None
         for process in self._processes:
             process.ranges.clear()
             process.is_full = False
@@ -586,6 +594,10 @@ def _last(serve: Callable[[Channel, SharedMemory], None], channel: Channel, shar
 
         traceback.print_exception(error)
         os._exit(1)
+
+
+def _is_read_once(source: Input) -> bool:
+    return source.size_bytes is None and not source.is_remote
 
 
 def _numbering(reading: _Reading, reached: Cursor) -> Numbering:
