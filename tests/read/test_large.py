@@ -7,6 +7,9 @@ import json
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
 from support.reading import write
 from support.records import a_content, some_resources
@@ -25,6 +28,15 @@ def a_tar(name: str, data: bytes) -> bytes:
         return made.getvalue()
 
 
+def a_table(kind: str) -> bytes:
+    made, table = io.BytesIO(), pa.table({"text": [LONG.decode()]})
+    if kind == "parquet":
+        pq.write_table(table, made)
+    else:
+        pyarrow.feather.write_feather(table, made)
+    return made.getvalue()
+
+
 LONG = b"words and words " * 100_000
 LINE = json.dumps({"text": LONG.decode()}).encode()
 
@@ -36,6 +48,8 @@ LINE = json.dumps({"text": LONG.decode()}).encode()
         ("a.jsonl", LINE + b"\n"),
         ("a.csv", b"text,n\n" + LONG + b",1\n"),
         ("a.tar", a_tar("b.json", LINE)),
+        ("a.parquet", a_table("parquet")),
+        ("a.arrow", a_table("arrow")),
     ],
 )
 def test_a_reader_asks_before_it_holds_what_is_large(name: str, data: bytes, tmp_path: Path) -> None:

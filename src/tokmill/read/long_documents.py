@@ -19,7 +19,6 @@ import xxhash
 from tokmill.core.errors import BadTextError, MemoryBudgetError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import NOT_SAMPLED, Batch, Counts
-from tokmill.core.system.budget import HELD_BATCHES
 from tokmill.read.position import OnePlace
 from tokmill.read.utf8 import ENCODING_ADVICE, clean, first_invalid
 
@@ -92,8 +91,7 @@ def read_whole(document: LongDocument, settings: ReadSettings, where: Location) 
     """
     limit = settings.divide_above_bytes if settings.cutter else settings.most_bytes
     while not document.complete and document.n_known <= limit:
-        if document.n_known > HELD_BATCHES * settings.batch_bytes:
-            settings.on_large()
+        settings.hold(document.n_known)
         document.grow()
     if document.complete and len(document.buffer) <= limit:
         return True

@@ -14,7 +14,7 @@ from tokmill.core.errors import ChangedError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.records import BLOCK_BYTES, DIVIDE_ABOVE_BYTES, Cursor, Location
 from tokmill.core.selection import Selection
-from tokmill.core.system.budget import RECORD_SHARE, piece_too_long
+from tokmill.core.system.budget import HELD_BATCHES, RECORD_SHARE, piece_too_long
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -67,6 +67,11 @@ class ReadSettings(LocalStruct, frozen=True):
     def selection(self) -> Selection:
         """Which documents are taken, and on which side they are."""
         return Selection(self.content)
+
+    def hold(self, n_bytes: int) -> None:
+        """Wait until so many bytes of text may be held at once, if that is much: few workers may at a time."""
+        if n_bytes > HELD_BATCHES * self.batch_bytes:
+            self.on_large()
 
     @property
     def most_bytes(self) -> int:

@@ -51,7 +51,7 @@ class ArrowReader(FormatReader["SeekableFile"]):
         """Bytes held at once."""
         self._copy = ""
         """What writes the file again, for messages."""
-        self._texts = ColumnTexts(settings.batch_bytes, self._most, settings.most_record_bytes, self.check_size)
+        self._texts = ColumnTexts(settings.batch_bytes, self._most, settings.most_record_bytes, settings.hold, self.check_size)
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""

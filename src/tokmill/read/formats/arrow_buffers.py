@@ -309,17 +309,25 @@ class _Part:
 class ColumnTexts:
     """Reads the texts of a column, of a type other than a dictionary."""
 
-    def __init__(self, batch_bytes: int, most_bytes: int, most_text_bytes: int, check_size: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        batch_bytes: int,
+        most_bytes: int,
+        most_text_bytes: int,
+        hold: Callable[[int], None],
+        check_size: Callable[[int], None],
+    ) -> None:
         """Prepare.
 
         batch_bytes: of text wanted at a time; most_bytes: held at most; most_text_bytes: of one text that is read;
-        check_size: raises for what else is too much.
+        hold: told of the bytes of texts that are read next, may wait; check_size: raises for what else is too much.
         """
         self._batch_bytes = batch_bytes
         self._most_text_bytes = most_text_bytes
         self._most = most_bytes
         # What lies anywhere is collected for more rows at once: to find it, all may have to be decompressed again.
         self._gathered_bytes = max(batch_bytes, most_bytes // 4)
+        self._hold = hold
         self._check_size = check_size
 
     def rows(
@@ -476,6 +484,9 @@ class ColumnTexts:
         while a < len(sizes):
             before = int(sums[a - 1]) if a else 0
             b = max(a + 1, int(np.searchsorted(sums, before + most, "right")))
+            n_bytes = int(sums[b - 1]) - before
+            if n_bytes <= self._most_text_bytes:
+                self._hold(n_bytes)
             yield a, b
             a = b
 

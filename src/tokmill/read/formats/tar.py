@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from tokmill.core.errors import DamagedInputError
 from tokmill.core.records import Counts
 from tokmill.core.skipping import HARD_LINK, OTHER_FILE, SYMBOLIC_LINK
-from tokmill.core.system.budget import HELD_BATCHES
 from tokmill.read.json_record import NotARecordError, RecordParser
 from tokmill.read.long_documents import UNCUT, LongDocument, divided_pieces, is_skipped, piece_batches, read_whole, whole_pieces
 from tokmill.read.position import FormatReader
@@ -130,8 +129,7 @@ class TarReader(FormatReader["ByteStream"]):
             self._batcher.reject(NotARecordError("too_long", what, "raise --memory"), record, offset)
             self._end(member)
             return
-        if member.size > HELD_BATCHES * self._settings.batch_bytes:
-            self._settings.on_large()
+        self._settings.hold(member.size)
         data = b"".join(self._content(member))
         if is_text:
             self._batcher.add(data, record, offset)
