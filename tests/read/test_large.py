@@ -56,7 +56,7 @@ def test_a_reader_asks_before_it_holds_what_is_large(name: str, data: bytes, tmp
     inputs = write(tmp_path, {name: data})
     n_asked = [0]
 
-    def ask() -> None:
+    def ask(_alone: bool) -> None:
         n_asked[0] += 1
 
     resources = some_resources(batch_bytes=1000, max_piece_bytes=1_000_000)

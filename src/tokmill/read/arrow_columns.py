@@ -131,7 +131,7 @@ class ColumnReader:
                 batcher.count(int(sizes[done]))
                 self._reject_long(int(sizes[done]))
             else:
-                self._settings.hold(int(sizes[done]))
+                self._settings.hold(int(sizes[done]), alone=True)
                 value = part[done].as_py()
                 batcher.count(len(value))
                 batcher.add(value, position.record, None)

@@ -70,7 +70,7 @@ class CorpusReader:
         resources: Resources,
         cutter: Cutter | None,
         *,
-        on_large: Callable[[], None] = lambda: None,
+        on_large: Callable[[bool], None] = lambda _alone: None,
         divide_above_bytes: int = DIVIDE_ABOVE_BYTES,
         block_bytes: int = BLOCK_BYTES,
         one_by_one: bool = False,
@@ -81,7 +81,7 @@ class CorpusReader:
             content: inputs and how to read them; with a part, only its ranges are read.
             resources: sizes of batches and pieces.
             cutter: where long documents may be cut; None: nowhere.
-            on_large: called before a long document is read whole; may wait.
+            on_large: called before a long document is read whole, with whether no other may be held meanwhile; may wait.
             divide_above_bytes: decides the bytes of the output, as does the next; not for users, tests make both small.
             block_bytes: of a divided document.
             one_by_one: each record is a batch of its own, or several batches.

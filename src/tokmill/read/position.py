@@ -55,8 +55,8 @@ class ReadSettings(LocalStruct, frozen=True):
     """--memory, for messages."""
     terms: BudgetTerms | None = None
     """What the budget was divided for, for messages."""
-    on_large: Callable[[], None] = lambda: None
-    """Called before a long document is read whole; may wait."""
+    on_large: Callable[[bool], None] = lambda _alone: None
+    """Called before a long document is read whole, with whether no other may be held meanwhile; may wait."""
     spare_bytes: int = 32 << 20
     """Memory for what a reader holds of a file for as long as it is open."""
     long_records: RecordRanges | None = None
@@ -68,10 +68,13 @@ class ReadSettings(LocalStruct, frozen=True):
         """Which documents are taken, and on which side they are."""
         return Selection(self.content)
 
-    def hold(self, n_bytes: int) -> None:
-        """Wait until so many bytes of text may be held at once, if that is much: few workers may at a time."""
-        if n_bytes > HELD_BATCHES * self.batch_bytes:
-            self.on_large()
+    def hold(self, n_bytes: int | None, *, alone: bool = False) -> None:
+        """Wait until so many bytes of text may be held at once, if that is much: few workers may at a time.
+
+        n_bytes: None: it is much. alone: one worker at a time, as what decodes it has several copies.
+        """
+        if n_bytes is None or n_bytes > HELD_BATCHES * self.batch_bytes:
+            self.on_large(alone)
 
     @property
     def most_bytes(self) -> int:

@@ -10,6 +10,7 @@ file, of a pipe, of the last ranges of a run. So it depends neither on formats n
 
 from __future__ import annotations
 
+import sys
 import time
 from array import array
 from collections import deque
@@ -24,6 +25,7 @@ from tokmill.core.documents import DocumentBuffer, text_bytes
 from tokmill.core.local_struct import LocalStruct, MutableStruct
 from tokmill.core.records import Counts, Cursor, EncodedBatch, Input, Sample, Skip, Tokens
 from tokmill.core.system.budget import CacheReset, reference_bytes
+from tokmill.core.system.memory import trim
 from tokmill.core.system.process import failed_event
 from tokmill.read import CorpusReader
 from tokmill.run.attendant import Attendant
@@ -163,6 +165,8 @@ class Worker:
         self._helped, self._n_helpers = -1, 0
         """A range of which so many batches may be given away at a time."""
         self._has_token = False
+        self._held_large = False
+        """Whether a long document of this range was held."""
         self._waiting: int | None = None
         """A range of which a long document waits to be held."""
         self._next_look_s = 0.0
@@ -175,6 +179,10 @@ class Worker:
         self._of_others = Ring(begin + 2 * quarter, quarter)
         self._given = Ring(begin + 3 * quarter, quarter)
         while not channel.is_over:
+            if self._held_large and self._reading is None:
+                # What a long document took is for the next worker.
+                self._held_large = False
+                _trim()
             if not self._work() and not channel.is_over:
                 # A pause and a stop come without a message.
                 is_waiting = bool(self._unstored or self._ranges) or self._reading is not None
@@ -277,12 +285,15 @@ class Worker:
             self._let_go()
         return batch
 
-    def hold_large(self, number: int) -> None:
-        """Wait until this worker may hold a long document: when few others do, or all wait for this range."""
+    def hold_large(self, number: int, *, alone: bool) -> None:
+        """Wait until this worker may hold a long document: if alone when all wait for this range, else also when few others do."""
         self._waiting = number
+        self._held_large = True
+        if alone:
+            self._let_go()
         while not self._has_token and self._shared.signals[Signal.FRONT] != number:
             if not self._help():
-                self._has_token = self._shared.take_token()
+                self._has_token = not alone and self._shared.take_token()
                 wait_for_any([self._channel], 0 if self._has_token else _LOOK_S)
             if self._waiting is None or self._channel.is_over:
                 raise RuntimeError("nobody waits for this range any more")
@@ -311,7 +322,7 @@ class Worker:
             content,
             self._job.resources,
             self._cutter,
-            on_large=lambda: self.hold_large(wanted.number),
+            on_large=lambda alone: self.hold_large(wanted.number, alone=alone),
             one_by_one=wanted.one_by_one,
         )
         is_piped = any(source.size_bytes is None for source in wanted.inputs)
@@ -434,6 +445,15 @@ class Worker:
     def _give_back(self, stored: Sequence[int]) -> None:
         for at in stored:
             (self._own if self._own.holds(at) else self._of_others).give_back(at)
+
+
+def _trim() -> None:
+    """Give back memory that allocators keep free."""
+    trim()
+    # Has a pool of its own, if anything was read with it.
+    arrow = sys.modules.get("pyarrow")
+    if arrow is not None:
+        arrow.default_memory_pool().release_unused()
 
 
 def _failed(error: BaseException, reading: _Reading) -> Failed:

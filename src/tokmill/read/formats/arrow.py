@@ -6,6 +6,7 @@ streams one after another are read like one. Whatever else is in the file is an 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tokmill.core.errors import DamagedInputError
@@ -51,7 +52,9 @@ class ArrowReader(FormatReader["SeekableFile"]):
         """Bytes held at once."""
         self._copy = ""
         """What writes the file again, for messages."""
-        self._texts = ColumnTexts(settings.batch_bytes, self._most, settings.most_record_bytes, settings.hold, self.check_size)
+        self._texts = ColumnTexts(
+            settings.batch_bytes, self._most, settings.most_record_bytes, partial(settings.hold, alone=True), self.check_size
+        )
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""

@@ -152,7 +152,7 @@ class TableReader(FormatReader["ByteStream"]):
             return
         if isinstance(fields, TooLongError):
             # The module takes four bytes for each character, and as many again when it is done.
-            self._settings.on_large()
+            self._settings.hold(None)
             text = rows.long_row(pattern, self._settings.most_record_bytes, is_last=column == n_columns - 1)
             if text is None:
                 self._skip_row(rows, n_columns)

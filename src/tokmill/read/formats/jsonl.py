@@ -107,7 +107,7 @@ class JsonLinesReader(FormatReader["ByteStream"]):
         most, position = self._settings.most_record_bytes, self._position
         skips = self._settings.skips_long(position, position.record, is_longer=False)
         while not skips and not held.complete and held.n_known <= most:
-            self._settings.on_large()
+            self._settings.hold(None)
             held.grow()
         if skips or len(held.buffer) > most:
             return (yield from self._too_long_line(held))

@@ -168,7 +168,7 @@ class ParquetReader(FormatReader["SeekableFile"]):
             stored = _stored_bytes(opened.metadata.row_group(group), self._places)
             # Of a small group, most may be what pages begin with.
             row_bytes = stored // max(1, end - first) if stored > _BUFFER_BYTES else 0
-            self._settings.hold(row_bytes)
+            self._settings.hold(row_bytes, alone=True)
             rows = _GroupRows(opened, group, self._position.record - first, self._n_rows, most, row_bytes, self._settings)
             while (column := self._next(rows, most)) is not None:
                 yield from self._columns.batches(column)
