@@ -95,12 +95,13 @@ class Child:
             before = signal.getsignal(signum)
             if not callable(before) or isinstance(before, signal.Handlers):
                 continue
+            self._handlers[signum] = before
             try:
                 signal.signal(signum, self._on_signal)
             except ValueError:
                 # Not in the main thread, which alone is told of signals.
+                self._handlers.clear()
                 return
-            self._handlers[signum] = before
 
     def _on_signal(self, signum: int, frame: FrameType | None) -> None:
         try:
