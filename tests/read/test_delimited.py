@@ -183,9 +183,9 @@ def test_a_carriage_return_in_the_header_is_named(tmp_path: Path, data: bytes) -
 @pytest.mark.parametrize(
     ("name", "header", "looks", "next_step"),
     [
-        ("a.csv", b"id;text", "`;`", "delimiter=';'"),
-        ("a.csv", b'"id";"text"', "`;`", "delimiter=';'"),
-        ("a.tsv", b"id|text", "`|`", "delimiter='|'"),
+        ("a.csv", b"id;text", "`;`", "--delimiter ';'"),
+        ("a.csv", b'"id";"text"', "`;`", "--delimiter ';'"),
+        ("a.tsv", b"id|text", "`|`", "--delimiter '|'"),
         ("a.csv", b"id\ttext", "a tab", "pass --input-format tsv"),
         ("a.tsv", b"id,text,n", "a comma", "pass --input-format csv"),
     ],

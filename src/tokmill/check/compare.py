@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import xxhash
 
-from tokmill.check.findings import as_often, name_budget, naming_options
+from tokmill.check.findings import as_encoded, as_often, name_budget, naming_options
 from tokmill.check.reference import ReferenceSample
 from tokmill.core.config import MIB, BudgetTerms, Resources, how_not_of_corpus
 from tokmill.core.errors import BadRecordError, BadTextError, ChangedError, DamageError, MemoryBudgetError, UsageError
@@ -373,7 +373,7 @@ def compare_with_sources(
     else:
         with naming_options(manifest.content.inputs, with_format=True):
             found = find_inputs(names, glob=glob, input_format=input_format, outside=str(directory))
-        inputs = as_often(found.inputs, manifest.content.inputs)
+        inputs = as_encoded(as_often(found.inputs, manifest.content.inputs), manifest.content.inputs)
     tokenizer = find_tokenizer(manifest.content.tokenizer, tokenizer_name)
     content = msgspec.structs.replace(manifest.content, inputs=inputs, tokenizer=tokenizer)
     files = files_of(directory, manifest)

@@ -56,6 +56,14 @@ def as_often(found: tuple[Input, ...], inputs: tuple[Input, ...]) -> tuple[Input
     return tuple(msgspec.structs.replace(found[places[each.path]], side=each.side) for each in inputs)
 
 
+def as_encoded(found: tuple[Input, ...], inputs: tuple[Input, ...]) -> tuple[Input, ...]:
+    """Return found sources, each in the encoding of the input in its place; where there are not as many, of those all alike."""
+    encodings = [each.encoding for each in inputs]
+    if len(found) != len(inputs):
+        encodings = [encodings[0] if len(set(encodings)) == 1 else msgspec.UNSET] * len(found)
+    return tuple(msgspec.structs.replace(each, encoding=encoding) for each, encoding in zip(found, encodings, strict=True))
+
+
 def name_budget(error: TokmillError, manifest: Manifest) -> None:
     """Say in the error for a budget that is too small for a record which one the run had: it was enough."""
     history = manifest.history

@@ -114,6 +114,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     text_key: str = PlanOptions.text_key
     quoting: Quoting | msgspec.UnsetType = msgspec.UNSET
     """How quotes in CSV and TSV are read; unset: auto."""
+    delimiter: str | msgspec.UnsetType = msgspec.UNSET
+    """Stands between the fields of CSV and TSV; unset: a comma, and a tab."""
     eot: EotPlacement = "after"
     val_fraction: float = VAL_FRACTION
     """Share of documents for the val side, 0 <= fraction < 1."""
@@ -312,6 +314,19 @@ def parse_separator(text: str) -> str | None:
             next_step="or --separator none when each file is one document",
         )
     return separator
+
+
+def parse_delimiter(text: str) -> str:
+    r"""The delimiter that a person typed: one character, or \t. Raises UsageError."""
+    delimiter = "\t" if text == "\\t" else text
+    if len(delimiter) == 1 and delimiter.isascii() and (delimiter.isprintable() or delimiter == "\t") and delimiter != '"':
+        return delimiter
+    raise UsageError(
+        f"{text!r} is not a delimiter",
+        option="--delimiter",
+        allowed=r"one character of ASCII that is no quote, or \t for a tab",
+        suggested=";",
+    )
 
 
 def is_name(text: str) -> bool:

@@ -231,6 +231,22 @@ class PlanOptions:
         is_text=True,
         help="Key or column that holds the text, in JSON lines and tables; a.b is b inside a.",
     )
+    encoding: str = option(
+        "utf-8",
+        group=INPUT,
+        metavar="ENCODING",
+        is_text=True,
+        examples=("latin-1", "cp1252", "utf-16", "gb18030", "shift_jis"),
+        help="Encoding of text, JSON lines, CSV and TSV, as Python names it, such as latin-1.",
+    )
+    delimiter: str | None = option(
+        None,
+        group=INPUT,
+        metavar="CHARACTER",
+        is_text=True,
+        usual="a comma in CSV, a tab in TSV",
+        help="Character between the fields of CSV and TSV, such as ';'.",
+    )
     quoting: str = option(
         "auto",
         group=INPUT,

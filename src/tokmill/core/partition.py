@@ -130,7 +130,7 @@ def divisible_inputs(inputs: Sequence[Input], separator: str | None) -> Callable
 
     def may_cut(i: int) -> bool:
         source = inputs[i]
-        if source.compression != "none" or source.size_bytes is None or times[source.path] > 1:
+        if source.compression != "none" or source.encoding or source.size_bytes is None or times[source.path] > 1:
             return False
         return source.format in ("jsonl", "parquet") or (source.format == "text" and separator is not None)
 

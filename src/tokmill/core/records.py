@@ -86,6 +86,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     version: str | msgspec.UnsetType | None = msgspec.UNSET
     """For a remote object: what the store says tells its content from another (`etag "..."`); None: it says nothing.
     Unset, and then not encoded, for what is not remote."""
+    encoding: str | msgspec.UnsetType = msgspec.UNSET
+    """Of its text (`--encoding`), as Python names it. Unset, and then not encoded, for UTF-8."""
     side: Literal["val"] | msgspec.UnsetType = msgspec.UNSET
     """`val`: its documents, and no others, are for validation (`--val-input`). Unset, and then not encoded, for any other."""
 
@@ -96,8 +98,8 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_packed(source: Input) -> bool:
-    """Return whether the input is compressed, so that its bytes on disk are not about those of its text."""
-    return source.compression != "none" or source.format in WITH_FOOTER
+    """Return whether the input is compressed, or encoded otherwise, so that its bytes on disk are not those of its text."""
+    return source.compression != "none" or source.format in WITH_FOOTER or bool(source.encoding)
 
 
 class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,7 +32,12 @@ if TYPE_CHECKING:
 _OPTIONS = {"shards": ("--shard-tokens", "--shard-documents", "--drop-tail"), "n_parts": ("N of --part I/N",), "n_ids": ()}
 """Of settings that are not called as their option is."""
 _TABLES = ("csv", "tsv")
-_READ_WITH = {"separator": ("text",), "text_key": ("jsonl", *_TABLES, "parquet", "arrow", "tar"), "quoting": _TABLES}
+_READ_WITH = {
+    "separator": ("text",),
+    "text_key": ("jsonl", *_TABLES, "parquet", "arrow", "tar"),
+    "quoting": _TABLES,
+    "delimiter": _TABLES,
+}
 """The formats of inputs for which a setting matters: one that did not is no reason to read other inputs wrongly."""
 _MOST = 5
 """Differences or inputs that are named."""
@@ -358,6 +363,8 @@ def _input(before: Input, now: Input) -> str:
         return f"input {now.path} was modified (same size, another modification time)"
     if before.version != now.version:
         return f"input {now.path} was replaced (same size; it was {before.version}, is {now.version})"
+    if before.encoding != now.encoding:
+        return f"input {now.path} was read as {before.encoding or 'UTF-8'}, is now {now.encoding or 'UTF-8'}"
     if before.side != now.side:
         return f"input {now.path} {'is one of --val-input, and was not' if now.side else 'was one of --val-input, and is not'}"
     return f"input {now.path} was read as {before.format}/{before.compression}, is now {now.format}/{now.compression}"

@@ -214,6 +214,9 @@ class CorpusReader:
         self._position = position
         # What the reader of the format reads from.
         stream: Any = open_seekable(source) if source.format in WITH_FOOTER else wanted.bounded(open_stream(source))
+        content = self.settings.content
+        if source.encoding:
+            stream.is_strict = content.encoding_errors == "strict" and content.on_error == "stop"
         try:
             if self._checks_pipes and source.size_bytes is None and not start.offset:
                 stream = check_pipe(stream, source, self.settings.content.text_key)

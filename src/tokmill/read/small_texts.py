@@ -78,7 +78,8 @@ class _WholeFiles(LocalStruct, frozen=True):
 
 def _may_be_small(source: Input) -> bool:
     is_small = source.size_bytes is not None and 0 < source.size_bytes <= _MOST_BYTES
-    return is_small and source.format == "text" and source.compression == "none" and not source.is_remote and source.path != STDIN
+    is_plain = source.format == "text" and source.compression == "none" and not source.encoding
+    return is_small and is_plain and not source.is_remote and source.path != STDIN
 
 
 def _text(source: Input) -> bytes | None:

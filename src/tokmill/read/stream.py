@@ -68,7 +68,7 @@ class PlainStream:
         """See ByteStream."""
         size = self._source.size_bytes
         if size is None:
-            _read_past(self, n_bytes, self._source)
+            read_past(self, n_bytes, self._source)
             return
         if self.offset + n_bytes > size:
             raise _ends_early(self._source, size)
@@ -119,7 +119,7 @@ class PlainStream:
             raise _changed(source, "it has the same size and another modification time")
 
 
-class _Wrapper:
+class Wrapper:
     """A stream made of another one, which it closes."""
 
     def __init__(self, stream: ByteStream) -> None:
@@ -135,7 +135,7 @@ class _Wrapper:
         self._stream.close()
 
 
-class CompressedStream(_Wrapper):
+class CompressedStream(Wrapper):
     """The decompressed bytes of all frames of a file. Whatever is not a complete frame is an error."""
 
     def __init__(self, stream: ByteStream, source: Input, codec: Codec) -> None:
@@ -175,7 +175,7 @@ class CompressedStream(_Wrapper):
 
     def skip(self, n_bytes: int) -> None:
         """See ByteStream."""
-        _read_past(self, n_bytes, self._source)
+        read_past(self, n_bytes, self._source)
 
     def _next_frame(self) -> Frame | None:
         """Begin the next frame; return None at the true end."""
@@ -218,7 +218,7 @@ class CompressedStream(_Wrapper):
         )
 
 
-class PeekedStream(_Wrapper):
+class PeekedStream(Wrapper):
     """A stream whose first bytes can be looked at before they are read."""
 
     def __init__(self, stream: ByteStream) -> None:
@@ -252,7 +252,7 @@ class PeekedStream(_Wrapper):
         self.offset += n_bytes
 
 
-class BoundedStream(_Wrapper):
+class BoundedStream(Wrapper):
     """A stream that ends at a given byte of its input."""
 
     def __init__(self, stream: ByteStream, end: int, source: Input) -> None:
@@ -287,7 +287,7 @@ def read_fully(stream: ByteStream, n_bytes: int) -> bytes:
 
 
 def open_stream(source: Input) -> ByteStream:
-    """Open the decompressed bytes of an input, from its beginning.
+    """Open the decompressed bytes of an input, from its beginning; text in another encoding is decoded.
 
     Args:
         source: the input; a remote one is read through its store.
@@ -307,7 +307,13 @@ def open_stream(source: Input) -> ByteStream:
         stored = PlainStream(source)
     if source.size_bytes and source.size_bytes < POINTER_BYTES:
         stored = _no_pointer(stored, source)
-    return stored if source.compression == "none" else CompressedStream(stored, source, new_codec(source.compression))
+    plain = stored if source.compression == "none" else CompressedStream(stored, source, new_codec(source.compression))
+    if not source.encoding:
+        return plain
+    # Here, as few need it.
+    from tokmill.read.decoding import DecodedStream
+
+    return DecodedStream(plain, source)
 
 
 def _no_pointer(stored: ByteStream, source: Input) -> ByteStream:
@@ -369,7 +375,8 @@ def is_as_planned(source: Input, fd: int) -> bool:
     return now.st_size == source.size_bytes and source.mtime_ns in (None, now.st_mtime_ns)
 
 
-def _read_past(stream: ByteStream, n_bytes: int, source: Input) -> None:
+def read_past(stream: ByteStream, n_bytes: int, source: Input) -> None:
+    """Read past bytes of a stream that cannot seek. Raises ChangedError where it has fewer."""
     end = stream.offset + n_bytes
     while stream.offset < end:
         if not stream.read(min(_SKIP_BYTES, end - stream.offset)):

@@ -36,7 +36,7 @@ def find_tail(inputs: Sequence[Input], separator: str | None, n_bytes: int, shar
     """
     source = inputs[0]
     size = source.size_bytes
-    if len(inputs) > 1 or source.format != "text" or source.compression != "none" or size is None:
+    if len(inputs) > 1 or source.format != "text" or source.compression != "none" or source.encoding or size is None:
         raise UsageError(
             f"--val-tail takes the end of one plain text, {_what(inputs)}",
             where=source.path,
@@ -73,6 +73,8 @@ def _what(inputs: Sequence[Input]) -> str:
         return f"and {counted(len(inputs), 'input')} were given"
     if source.size_bytes is None:
         return "and a pipe ends nobody knows where"
+    if source.encoding:
+        return f"and this is in {source.encoding}, not in UTF-8"
     return f"and this is {source.format}" + (f", packed as {source.compression}" if source.compression != "none" else "")
 
 

@@ -33,8 +33,8 @@ _TAR = (257, b"ustar")
 HEAD_BYTES = 1024
 """Enough for `foreign`."""
 ENCODING_ADVICE = (
-    "text in another encoding is converted first: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW_FILE; or fix the file, or pass "
-    "--encoding-errors replace (or ignore)"
+    "name the encoding of the text, such as --encoding cp1252 (in archives, convert it: iconv -f WINDOWS-1252 -t UTF-8 FILE > "
+    "NEW_FILE); or fix the file, or pass --encoding-errors replace (or ignore)"
 )
 """What to do about bytes that are not UTF-8."""
 _LEAST_WIDE_BYTES = 8
@@ -66,10 +66,26 @@ _FOREIGN = (
     (b"\x1f\x9d", "a file of compress", "compress it as gzip: gzip -dc FILE | gzip > NEW.gz"),
     (b"\x02\x21\x4c\x18", "a legacy frame of lz4", "compress it again: lz4 -dc FILE | lz4 > NEW.lz4"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it first: 7z x FILE -oDIR"),
-    (b"\xff\xfe\0\0", "UTF-32 text (byte order mark FF FE 00 00)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE > NEW_FILE"),
-    (b"\0\0\xfe\xff", "UTF-32 text (byte order mark 00 00 FE FF)", "convert it first: iconv -f UTF-32 -t UTF-8 FILE > NEW_FILE"),
-    (b"\xff\xfe", "UTF-16 text (byte order mark FF FE)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"),
-    (b"\xfe\xff", "UTF-16 text (byte order mark FE FF)", "convert it first: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"),
+    (
+        b"\xff\xfe\0\0",
+        "UTF-32 text (byte order mark FF FE 00 00)",
+        "pass --encoding utf-32; or convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW_FILE",
+    ),
+    (
+        b"\0\0\xfe\xff",
+        "UTF-32 text (byte order mark 00 00 FE FF)",
+        "pass --encoding utf-32; or convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW_FILE",
+    ),
+    (
+        b"\xff\xfe",
+        "UTF-16 text (byte order mark FF FE)",
+        "pass --encoding utf-16; or convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE",
+    ),
+    (
+        b"\xfe\xff",
+        "UTF-16 text (byte order mark FE FF)",
+        "pass --encoding utf-16; or convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE",
+    ),
 )
 _MAGICS = tuple(magic for magic, _, _ in _FOREIGN)
 
@@ -166,7 +182,10 @@ def foreign(
     # UTF-32 may begin with a bracket, as an .lzma file does.
     is_sure = found is not None and not head.startswith(b"]\0\0")
     if not is_sure and not may_have_nul and (wide := _wide_encoding(head)):
-        return f"{wide} text without a byte order mark", f"convert it first: iconv -f {wide} -t UTF-8 FILE > NEW_FILE"
+        return (
+            f"{wide} text without a byte order mark",
+            f"pass --encoding {wide.lower()}; or convert it: iconv -f {wide} -t UTF-8 FILE > NEW_FILE",
+        )
     return found
 
 

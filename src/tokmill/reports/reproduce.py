@@ -43,6 +43,8 @@ def settings(content: Content) -> list[tuple[str, str]]:
         *([("packed", _packed(content.packing))] if content.packing else []),
         ("separator of text files", typed_separator(content.separator)),
         ("text key", content.text_key),
+        *([("encoding", ", ".join(sorted({each.encoding or "utf-8" for each in content.inputs})))] if _encoding(content) else []),
+        *([("delimiter", content.delimiter)] if content.delimiter else []),
         *([("quotes in CSV and TSV", content.quoting)] if content.quoting else []),
         ("validation", _validation(content)),
         *([("sample", f"{content.sample!r} of the documents, seed {content.seed}")] if content.sample else []),
@@ -221,6 +223,8 @@ def _options(content: Content) -> list[str]:
         ("--eot-token", str(tokenizer.eot_id), tokenizer.kind == "huggingface"),
         ("--separator", typed_separator(content.separator), content.separator != "<|endoftext|>"),
         ("--text-key", content.text_key, content.text_key != "text"),
+        ("--encoding", _encoding(content), bool(_encoding(content))),
+        ("--delimiter", content.delimiter or "", bool(content.delimiter)),
         ("--quoting", content.quoting or "auto", bool(content.quoting)),
         ("--format", content.format, content.format != "raw"),
         ("--eot", content.eot, True),
@@ -239,6 +243,11 @@ def _options(content: Content) -> list[str]:
         options += ["--shard-tokens", str(content.shards.tokens)]
         options += ["--shard-documents"] * content.shards.whole_documents + ["--drop-tail"] * content.shards.drop_tail
     return options + ["--offsets"] * bool(content.offsets) + ["--keep-empty"] * content.keep_empty
+
+
+def _encoding(content: Content) -> str:
+    """Return the encoding of the inputs that are not UTF-8; of outputs that were appended or merged they may have several."""
+    return next((each.encoding for each in content.inputs if each.encoding), "")
 
 
 def _tail_bytes(content: Content) -> str:

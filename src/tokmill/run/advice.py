@@ -62,6 +62,7 @@ def unused_notices(options: PlanOptions, inputs: Sequence[Input], *, has_directo
             "--text-key",
             "every input is read as text",
         ),
+        (options.delimiter is not None and not formats & {"csv", "tsv"}, "--delimiter", "no input is CSV or TSV"),
         (options.quoting != usual.quoting and not formats & {"csv", "tsv"}, "--quoting", "no input is CSV or TSV"),
     )
     return [f"{option} has no effect: {why}" for is_unused, option, why in unused if is_unused]

@@ -17,6 +17,7 @@ from tokmill.core.config import (
     Quoting,
     Resources,
     check_directory,
+    parse_delimiter,
     parse_separator,
     path_texts,
 )
@@ -37,7 +38,7 @@ from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable
 from tokmill.core.text import counted
 from tokmill.encode import engine_notice, engine_of, eot_notice, resolve_tokenizer
 from tokmill.formats import choose_output, parse_tokens
-from tokmill.read import check_files, find_inputs
+from tokmill.read import check_files, encoded, find_inputs
 from tokmill.run.advice import shard_notices, unused_notices
 from tokmill.store import full_urls
 
@@ -98,10 +99,12 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
     _check_working_directory([*inputs, *val_inputs, out])
     out = os.path.abspath(_checked_out(out))
     found = find_inputs(inputs, val_inputs, glob=options.glob, input_format=options.input_format, outside=out)
+    inputs_found, of_encoding = encoded(found.inputs, options.encoding)
+    found = msgspec.structs.replace(found, inputs=inputs_found)
     content = _content(options, found.inputs, described, choice)
     doubts = check_files(found.inputs, options.text_key) if options.input_format is None else []
     unused = unused_notices(options, found.inputs, has_directory=found.has_directory)
-    notices = [*found.notices(), *unused, *choice.notices, *doubts, *shard_notices(content)]
+    notices = [*found.notices(), *of_encoding, *unused, *choice.notices, *doubts, *shard_notices(content)]
     engine = engine_of(described, options.engine)
     if engine != options.engine:
         notices.append(engine_notice(described))
@@ -147,6 +150,7 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         tokenizer=tokenizer,
         separator=parse_separator(options.separator),
         text_key=options.text_key,
+        delimiter=msgspec.UNSET if options.delimiter is None else parse_delimiter(options.delimiter),
         quoting=msgspec.UNSET if options.quoting == "auto" else cast("Quoting", options.quoting),
         eot=choice.eot,
         val_fraction=_val_fraction(options),

@@ -77,9 +77,10 @@ class TableReader(FormatReader["ByteStream"]):
     def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
         """See FormatReader."""
         super().__init__(stream, position, settings)
-        self._delimiter = "\t" if position.source.format == "tsv" else ","
+        is_csv = position.source.format == "csv"
+        self._delimiter = settings.content.delimiter or ("," if is_csv else "\t")
         self._key = settings.content.text_key
-        self._quoting = settings.content.quoting or ("double" if self._delimiter == "," else "in doubt")
+        self._quoting = settings.content.quoting or ("double" if is_csv else "in doubt")
         allowed = f'rows with as many fields as the header, one of them "{self._key}"'
         self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=allowed, records="rows")
 
@@ -240,11 +241,9 @@ class TableReader(FormatReader["ByteStream"]):
         found = max(_DELIMITERS, key=header.count)
         if found == self._delimiter or found not in header:
             return None
-        if found in _FORMATS:
+        if found in _FORMATS and not self._settings.content.delimiter:
             return f"; the delimiter looks like a {_FORMATS[found][0]}", f"pass --input-format {_FORMATS[found][1]}"
-        rows = f"csv.reader(open(0, newline=''), delimiter='{found}')"
-        command = f"python3 -c \"import csv; csv.writer(open(1, 'w', newline='')).writerows({rows})\" < FILE > NEW.csv"
-        return f"; the delimiter looks like `{found}`", f"write it with commas: {command}"
+        return f"; the delimiter looks like `{found}`", f"pass --delimiter '{found}'"
 
     def _rejected(self, bad: NotARecordError) -> Exception:
         """Return the error for a fault of the whole file, which no policy skips."""
@@ -261,7 +260,7 @@ class TableReader(FormatReader["ByteStream"]):
         if isinstance(fields, list):
             what = f"the row has {counted(len(fields), 'field')}, the header {n_columns}"
             return NotARecordError("invalid_csv", what, "fix the row (a field with a delimiter or a newline is quoted)")
-        name = "CSV" if self._delimiter == "," else "TSV"
+        name = self._position.source.format.upper()
         next_step = (
             "fix the row (a quote inside a quoted field is doubled); or pass --quoting none if quotes are characters of the text"
         )
@@ -494,7 +493,7 @@ class _LongRow:
         self._begins = True
         """Whether a field begins here."""
         self._delimiter, self._has_quotes, self._in_doubt = delimiter, has_quotes, in_doubt
-        self._signs = re.compile(b"[\n%b%b]" % (delimiter, b'"' * has_quotes))
+        self._signs = re.compile(b"[\n%b%b]" % (re.escape(delimiter), b'"' * has_quotes))
 
     def follow(self, data: bytes, at: int, *, ended: bool) -> int:
         """Go on in what was read, as far as its meaning does not depend on what follows; -1: the row is not regular."""
@@ -547,15 +546,16 @@ def _row_pattern(delimiter: str, column: int, n_columns: int, quoting: str = "do
 
     column: index of the text; quoting: as the option; "in doubt": a row of several lines is not regular.
     """
-    quoted, plain = rb'[^"]*+(?:""[^"]*+)*+', rb'[^"\n%b]*+' % delimiter.encode()
+    sign = re.escape(delimiter.encode())
+    quoted, plain = rb'[^"]*+(?:""[^"]*+)*+', rb'[^"\n%b]*+' % sign
     if quoting == "in doubt":
         quoted = quoted.replace(b'[^"]', rb'[^"\n]')
     elif quoting == "none":
         # No field is in quotes, and what is plain may have them.
-        quoted, plain = b"(?!)", rb"[^\n%b]*+" % delimiter.encode()
+        quoted, plain = b"(?!)", rb"[^\n%b]*+" % sign
     fields = [rb'(?:"%b"|%b)' % (quoted, plain)] * n_columns
     fields[column] = rb'(?:"(%b)"|(%b))' % (quoted, plain)
-    return re.compile(rb"(?:\r?\n)++|%b\r?\n|()" % delimiter.encode().join(fields))
+    return re.compile(rb"(?:\r?\n)++|%b\r?\n|()" % sign.join(fields))
 
 
 def _other_column(key: str, fields: list[str], delimiter: str, compression: Compression) -> str:

@@ -120,7 +120,7 @@ class Sampler:
         )
 
     def _is_readable_anywhere(self, source: Input) -> bool:
-        if source.compression != "none" or source.format not in ("text", "jsonl"):
+        if source.compression != "none" or source.encoding or source.format not in ("text", "jsonl"):
             return False
         if not source.is_remote:
             return True
