@@ -287,7 +287,7 @@ def test_a_dictionary_that_is_missing_is_no_damage(tmp_path: Path) -> None:
 
 
 def test_memory_that_runs_out_anywhere_is_told_with_the_place_of_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_memory(*_: object) -> None:
+    def no_memory(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(EncodeStage, "run", no_memory)
