@@ -20,7 +20,8 @@ from tokmill.cli import app
 from tokmill.core.errors import BadTextError, ChangedError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.records import Input
-from tokmill.read.decoding import DecodedStream, codec_name
+from tokmill.read.encodings import codec_name
+from tokmill.read.stream import DecodedStream
 from tokmill.reports.reproduce import commands
 
 pytestmark = pytest.mark.usefixtures("workers_in_process")

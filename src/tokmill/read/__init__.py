@@ -8,7 +8,7 @@ from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tokmill.read.corpus import READERS, CorpusReader, load_readers
-    from tokmill.read.decoding import UTF8, codec_name, encoded
+    from tokmill.read.encodings import encoded
     from tokmill.read.formats.parquet import StoredGroup, stored_groups
     from tokmill.read.inputs import find_inputs, input_format_of, source_options
     from tokmill.read.json_record import NotARecordError, RecordParser

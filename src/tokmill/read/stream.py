@@ -9,13 +9,15 @@ Two streams wrap another one: `PeekedStream` gives its beginning twice, `Bounded
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import shlex
 import stat
+import threading
 from typing import TYPE_CHECKING
 
-from tokmill.core.errors import ChangedError, DamagedInputError
+from tokmill.core.errors import BadTextError, ChangedError, DamagedInputError
 from tokmill.core.records import STDIN, text_to_path
 from tokmill.core.system.current import SYSTEM
 from tokmill.core.system.page_cache import ReadOnce, read_ahead
@@ -33,6 +35,13 @@ POINTER_BYTES = 1024
 _POINTER = re.compile(rb"version https://(?:git-lfs|hawser)\.github\.com/spec/v1\n(?:[a-z0-9.-]+ .*\n)*oid [^\n]+\nsize \d+\n?")
 _LEAST_TEXT_BYTES = 16
 """Fewer may be the beginning of anything."""
+_DECODED_BYTES = 1 << 18
+"""Decoded at a time."""
+_MARK = "\udcff"
+"""Becomes the byte 0xFF."""
+_HANDLER = "tokmill.mark"
+_bad = threading.local()
+"""What the decoder met first that is not in its encoding."""
 
 
 class PlainStream:
@@ -68,7 +77,7 @@ class PlainStream:
         """See ByteStream."""
         size = self._source.size_bytes
         if size is None:
-            read_past(self, n_bytes, self._source)
+            _read_past(self, n_bytes, self._source)
             return
         if self.offset + n_bytes > size:
             raise _ends_early(self._source, size)
@@ -119,7 +128,7 @@ class PlainStream:
             raise _changed(source, "it has the same size and another modification time")
 
 
-class Wrapper:
+class _Wrapper:
     """A stream made of another one, which it closes."""
 
     def __init__(self, stream: ByteStream) -> None:
@@ -135,7 +144,7 @@ class Wrapper:
         self._stream.close()
 
 
-class CompressedStream(Wrapper):
+class CompressedStream(_Wrapper):
     """The decompressed bytes of all frames of a file. Whatever is not a complete frame is an error."""
 
     def __init__(self, stream: ByteStream, source: Input, codec: Codec) -> None:
@@ -175,7 +184,7 @@ class CompressedStream(Wrapper):
 
     def skip(self, n_bytes: int) -> None:
         """See ByteStream."""
-        read_past(self, n_bytes, self._source)
+        _read_past(self, n_bytes, self._source)
 
     def _next_frame(self) -> Frame | None:
         """Begin the next frame; return None at the true end."""
@@ -218,7 +227,75 @@ class CompressedStream(Wrapper):
         )
 
 
-class PeekedStream(Wrapper):
+class DecodedStream(_Wrapper):
+    """Text in another encoding, as UTF-8. Places in it are bytes of that.
+
+    What the encoding does not have becomes a byte that UTF-8 does not have, one for each bad sequence. So whatever is done with
+    bytes that are not UTF-8 is done with it: a document is left out, or a character stands for it. A run that stops at the first
+    says where it is in the file.
+    """
+
+    def __init__(self, stream: ByteStream, source: Input) -> None:
+        super().__init__(stream)
+        self._source = source
+        self._decoder = codecs.getincrementaldecoder(source.encoding or "utf-8")(_HANDLER)
+        self._held = memoryview(b"")
+        self._ended = False
+        self.is_strict = False
+        """Whether what the encoding does not have is an error."""
+
+    def read(self, n_bytes: int) -> bytes:
+        """See ByteStream. Raises BadTextError where `is_strict`."""
+        while not len(self._held) and not self._ended:
+            data = self._stream.read(min(_DECODED_BYTES, max(1, n_bytes)))
+            self._ended = not data
+            self._held = memoryview(self._decoded(data))
+        taken, self._held = bytes(self._held[:n_bytes]), self._held[n_bytes:]
+        self.offset += len(taken)
+        return taken
+
+    def skip(self, n_bytes: int) -> None:
+        """See ByteStream."""
+        _read_past(self, n_bytes, self._source)
+
+    def _decoded(self, data: bytes) -> bytes:
+        _bad.first = None
+        try:
+            text = self._decoder.decode(data, final=self._ended)
+        except UnicodeError as error:
+            # Without the mark that says which of two encodings it is, nothing of it is known.
+            raise BadTextError(
+                f"not {self._source.encoding}: {error}",
+                where="standard input" if self._source.path == STDIN else self._source.path,
+                allowed=f"text in {self._source.encoding}, with the byte order mark that it begins with",
+                next_step=f"pass --encoding {self._source.encoding}-le, or {self._source.encoding}-be",
+            ) from None
+        if self.is_strict and _bad.first is not None:
+            before_end, byte, reason = _bad.first
+            raise BadTextError(
+                f"not {self._source.encoding}: byte 0x{byte:02x} ({reason})",
+                where=f"{'standard input' if self._source.path == STDIN else self._source.path}, "
+                f"byte {self._stream.offset - before_end:,}",
+                allowed=f"text in {self._source.encoding}, as --encoding says",
+                next_step="pass the encoding that it has; or --encoding-errors replace (or ignore), or --on-error skip to leave "
+                "out documents that have such bytes",
+            )
+        return text.encode("utf-8", "surrogateescape")
+
+
+def _mark(error: UnicodeError) -> tuple[str, int]:
+    """Put a mark in place of bytes that mean nothing, and note where the first of them are, from the end of what was read."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    if getattr(_bad, "first", None) is None:
+        _bad.first = (len(error.object) - error.start, error.object[error.start], error.reason)
+    return _MARK, error.end
+
+
+codecs.register_error(_HANDLER, _mark)
+
+
+class PeekedStream(_Wrapper):
     """A stream whose first bytes can be looked at before they are read."""
 
     def __init__(self, stream: ByteStream) -> None:
@@ -252,7 +329,7 @@ class PeekedStream(Wrapper):
         self.offset += n_bytes
 
 
-class BoundedStream(Wrapper):
+class BoundedStream(_Wrapper):
     """A stream that ends at a given byte of its input."""
 
     def __init__(self, stream: ByteStream, end: int, source: Input) -> None:
@@ -308,12 +385,7 @@ def open_stream(source: Input) -> ByteStream:
     if source.size_bytes and source.size_bytes < POINTER_BYTES:
         stored = _no_pointer(stored, source)
     plain = stored if source.compression == "none" else CompressedStream(stored, source, new_codec(source.compression))
-    if not source.encoding:
-        return plain
-    # Here, as few need it.
-    from tokmill.read.decoding import DecodedStream
-
-    return DecodedStream(plain, source)
+    return DecodedStream(plain, source) if source.encoding else plain
 
 
 def _no_pointer(stored: ByteStream, source: Input) -> ByteStream:
@@ -375,7 +447,7 @@ def is_as_planned(source: Input, fd: int) -> bool:
     return now.st_size == source.size_bytes and source.mtime_ns in (None, now.st_mtime_ns)
 
 
-def read_past(stream: ByteStream, n_bytes: int, source: Input) -> None:
+def _read_past(stream: ByteStream, n_bytes: int, source: Input) -> None:
     """Read past bytes of a stream that cannot seek. Raises ChangedError where it has fewer."""
     end = stream.offset + n_bytes
     while stream.offset < end:
