@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tokmill.core.deduplication import REMOVED_NAME, Removal
 from tokmill.core.errors import TokmillError
 from tokmill.core.records import is_url, text_to_path
@@ -21,13 +23,17 @@ if TYPE_CHECKING:
 
     from tokmill.core.config import Provenance
     from tokmill.core.manifest import Manifest
-    from tokmill.dataset import Dataset
+    from tokmill.dataset import Dataset, Ids
     from tokmill.reports.data import ReportData
 
 _MOST_READ_BYTES = 64 << 20
 """Of the list of removed documents."""
 _MOST_SHOWN = 10
 _SHOWN_TOKENS = 80
+_BEFORE_TOKENS = 16
+"""Of these, as many as lie before the first that differs."""
+_MOST_COMPARED = 1 << 20
+"""Tokens of a document in which that is looked for."""
 _SIZES = ((1, 1), (2, 3), (4, 9), (10, 99), (100, None))
 
 Line = dict[str, Any]
@@ -88,7 +94,7 @@ def _sizes(groups: Mapping[Kept, int], *, is_cut: bool) -> Table:
 
 
 def _largest(data: ReportData, manifest: Manifest, lines: list[Line], groups: Counter[Kept], *, is_cut: bool) -> list[Table]:
-    """Return the largest groups, each with the beginning of the document that stays and of the one that is least like it."""
+    """Return the largest groups, each with the document that stays and the one that is least like it, where the two differ."""
     largest = sorted(groups, key=lambda kept: (-groups[kept], kept))[:_MOST_SHOWN]
     least: dict[Kept, Line] = {}
     for line in lines:
@@ -101,18 +107,33 @@ def _largest(data: ReportData, manifest: Manifest, lines: list[Line], groups: Co
             sources = _Sources(manifest, stack)
             for kept in largest:
                 line = least[kept]
-                texts = sources.text(*kept), sources.text(line["source"], "train", line["document"])
-                rows.append((f"{groups[kept]:,}", f"{line['similarity']:.3f}", *texts))
+                stays, goes = sources.ids(*kept), sources.ids(line["source"], "train", line["document"])
+                differ = _first_difference(stays, goes)
+                begin = max(0, differ - _BEFORE_TOKENS) if differ is not None else 0
+                texts = sources.text(kept[0], stays, begin), sources.text(line["source"], goes, begin)
+                shown = "nowhere" if differ is None else f"{differ:,}"
+                rows.append((f"{groups[kept]:,}", f"{line['similarity']:.3f}", shown, *texts))
     except (TokmillError, OSError, IndexError, KeyError):
         data.missing.append(
             "Texts of removed documents: the outputs that it was made from are not where they were, or not the same."
         )
         return []
-    caption = f"The {counted(len(rows), 'largest group', 'largest groups')}: the first {_SHOWN_TOKENS} tokens of the document that "
-    caption += "stays, and of the one among the removed that is least like it"
+    caption = (
+        f"The {counted(len(rows), 'largest group', 'largest groups')}: {_SHOWN_TOKENS} tokens of the document that stays, and of "
+    )
+    caption += "the one among the removed that is least like it, from shortly before the first token that differs"
     caption += f"; of the first {_MOST_READ_BYTES >> 20} MiB of {REMOVED_NAME}." if is_cut else "."
-    heads = ("removed", "similarity", "stays", "removed, least alike")
-    return [Table(caption, heads, rows, numbers=(0, 1), mono=(2, 3))]
+    heads = ("removed", "similarity", "differ from token", "stays", "removed, least alike")
+    return [Table(caption, heads, rows, numbers=(0, 1, 2), mono=(3, 4))]
+
+
+def _first_difference(first: Ids, second: Ids) -> int | None:
+    """Return the place of the first token in which two documents differ; None: they are the same, as far as is looked."""
+    n = min(len(first), len(second), _MOST_COMPARED)
+    places = np.flatnonzero(first[:n] != second[:n])
+    if len(places):
+        return int(places[0])
+    return n if len(first) != len(second) and n < _MOST_COMPARED else None
 
 
 class _Sources:
@@ -133,8 +154,8 @@ class _Sources:
         self._stack = stack
         self._opened: dict[int, Dataset] = {}
 
-    def text(self, source: int, side: str, number: int) -> str:
-        """Return the beginning of a document. Raises KeyError, IndexError, TokmillError."""
+    def ids(self, source: int, side: str, number: int) -> Ids:
+        """Return the ids of a document. Raises KeyError, IndexError, TokmillError."""
         if source not in self._opened:
             path = text_to_path(self._places[source])
             if is_url(path) or not Path(path).is_dir():
@@ -143,8 +164,12 @@ class _Sources:
             if dataset.manifest is None or dataset.manifest.fingerprint != self._prints[source]:
                 raise KeyError(source)
             self._opened[source] = dataset
-        dataset = self._opened[source]
-        return printable_bytes(dataset.decode_bytes(dataset.document(side, number)[:_SHOWN_TOKENS]))
+        return self._opened[source].document(side, number)
+
+    def text(self, source: int, ids: Ids, begin: int) -> str:
+        """Return tokens of a document of a source as text, from one on."""
+        text = printable_bytes(self._opened[source].decode_bytes(ids[begin : begin + _SHOWN_TOKENS]))
+        return f"... {text}" if begin else text
 
 
 def _lines(data: ReportData) -> tuple[list[Line], bool]:
