@@ -69,8 +69,8 @@ def run() -> str:
             box(402, 118, 112, 174, "output", ("train.bin", "val.bin", "", "at the end:", "manifest.json")),
             *(arrow(f"M118 {y + 25}H178") for y, _ in workers),
             *(arrow(f"M340 {y + 25}H400") for y, _ in workers),
-            note(149, 107, "text"),
-            note(371, 107, "ids"),
+            note(149, 162, "text"),
+            note(371, 162, "ids"),
             arrow("M260 76V116", faint=True, both=True),
             note(266, 100, "ranges, counts", "start"),
             arrow("M340 43H458V116", faint=True),
@@ -86,7 +86,7 @@ def order() -> str:
     buckets = [(y, f"bucket {n}") for y, n in ((30, "00"), (92, "01"), (154, "10"), (216, "11"))]
     sources = [(52, "source A"), (170, "source B")]
     return picture(
-        318,
+        324,
         [
             *(box(6, y, 112, 72, name, ("documents,", "verified")) for y, name in sources),
             *(box(200, y, 120, 46, name, ("on the disk",)) for y, name in buckets),
@@ -95,8 +95,9 @@ def order() -> str:
             *(arrow(f"M320 {y + 23}L400 {148 + (i - 1.5) * 16:g}") for i, (y, _) in enumerate(buckets)),
             note(158, 20, "pass 1"),
             note(360, 20, "pass 2"),
-            note(260, 286, "pass 1 gives each document a number that follows from seed and place, never from content;"),
-            note(260, 304, "its leading bits name the bucket. Pass 2 sorts one bucket after the other in memory."),
+            note(260, 284, "Pass 1 gives each document a number, from seed and place, not from content;"),
+            note(260, 300, "its leading bits name the bucket."),
+            note(260, 316, "Pass 2 sorts one bucket after the other in memory."),
         ],
         "Shuffle and mix: every document goes into a bucket by a number, then one bucket after the other is sorted and written",
     )

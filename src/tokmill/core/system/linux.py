@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 
 from tokmill.core.system.plain import System
+
+# Where it is not, no type checker looks for the calls below.
+assert sys.platform == "linux"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
