@@ -56,6 +56,7 @@ check: $(STAMP)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/mypy --platform darwin --cache-dir .mypy_cache/darwin src
 	@$(BIN)/lint-imports --no-cache --no-logo
 
 # A process a core; the tests of a file stay together, because they share what was made for them.
