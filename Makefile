@@ -117,7 +117,7 @@ package: $(USABLE)
 	@rm -rf $(PACKAGE) && mkdir -p $(PACKAGE)
 	@$(PYTHON) -m venv $(PACKAGE)/tools
 	@$(PACKAGE)/tools/bin/python -m pip install --quiet --disable-pip-version-check build pipx
-	@$(PACKAGE)/tools/bin/python -m build --outdir $(PACKAGE)/dist . > $(PACKAGE)/build.log || { cat $(PACKAGE)/build.log; exit 1; }
+	@$(PACKAGE)/tools/bin/python -m build --outdir $(PACKAGE)/dist . > $(PACKAGE)/build.log 2>&1 || { cat $(PACKAGE)/build.log; exit 1; }
 	@for made in $(PACKAGE)/dist/*; do \
 		echo "$$made" && $(PYTHON) tests/support/installed.py "$$made" || exit 1; \
 	done

@@ -484,8 +484,10 @@ def called_with(record: Callable[P, T]) -> Callable[[Callable[[T], R]], Callable
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             return function(record(*args, **kwargs))
 
-        about = [f"        {name}: {each.help}" for name, each in options_of(record).items()]
-        call.__doc__ = re.sub(r" {8}options:.*", lambda _: "\n".join(about), function.__doc__ or "")
+        about = [f"{name}: {each.help}" for name, each in options_of(record).items()]
+        # From Python 3.13 on, the docstring comes without the indentation of the code.
+        written = re.compile(r"^( +)options:.*", re.MULTILINE)
+        call.__doc__ = written.sub(lambda line: "\n".join(line[1] + each for each in about), function.__doc__ or "")
         call.__name__ = call.__qualname__ = function.__name__
         call.__module__ = function.__module__
         # A wrong keyword is then an error of the function, not of a record that callers have not heard of.
