@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
     from support.s3 import Bucket
 
 for name in [n for n in os.environ if n.startswith("TOKMILL_")]:
@@ -25,12 +26,27 @@ settings.load_profile("tokmill")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def _sync(fd: FileDescriptorLike) -> None:
+    """Fail as fsync does for a descriptor that is none."""
+    os.fstat(fd if isinstance(fd, int) else fd.fileno())
+
+
+# What fsync does can be seen by none but those who cut the power: tests of that have a virtual machine. Without it every test here
+# would wait for the disk, some for most of their time. Commands are processes of their own, and wait as ever.
+os.fsync = _sync
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Where no bytecode may be written beside the sources, keep that of commands as long as the suite runs; they start faster."""
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
         folder = tempfile.TemporaryDirectory(prefix="tokmill-bytecode-", ignore_cleanup_errors=True)
         os.environ["PYTHONPYCACHEPREFIX"] = folder.name
         config.add_cleanup(folder.cleanup)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with a file that takes long: at the end one process alone would work on it."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,8 @@ from tokmill.core.text import printable, printable_bytes, printable_line
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = ["First document.\nIts second line.", "\x1b[2J\x9b31mhostile\x07 \u202eevil\u2066 \x00", "漢字 and a tab\there"]
 
 

@@ -16,6 +16,8 @@ from tokmill.core.config import BudgetTerms
 from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import load_manifest
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 LAYOUTS: list[dict[str, object]] = [
     {"format": "raw", "shard_tokens": 1500},
     {"format": "raw", "shard_tokens": 1000, "shard_documents": True, "eot": "before"},

@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 import tokmill
+
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 
 
 def test_a_parquet_file_is_compared_within_the_usual_budget(tmp_path: Path) -> None:

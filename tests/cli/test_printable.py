@@ -20,6 +20,8 @@ from tokmill.cli import app
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import Manifest, encode_manifest, load_manifest
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 CONTROLS = "\x00\x07\x08\x0b\x1b\x7f\x85\x9b\u200b\u202e\u2028\u2066\ufeff\U000e0041"
 HOSTILE = st.text(st.sampled_from(CONTROLS + "[]2Jm\n\r\t a"), max_size=12).map(lambda text: f"a{text}") | st.just("long" * 50_000)
 PRINTED = re.compile("[\n\t -~\xa0-\xac\xae-\u061b\u061d-\u180d\u180f-\u200a\u2010-\u2027\u2030-\u205f\u2070-\ud7ff\ue000-\ufefe]*")

@@ -12,6 +12,8 @@ from support.commands import clean_environment
 
 import tokmill
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 NOTICE = b"llm.c and modded-nanogpt expect the end-of-text id before each document"
 
 

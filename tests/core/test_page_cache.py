@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
         for _ in range(SIZE >> 20):
             out.write(os.urandom(1 << 20))
         out.flush()
-        os.fsync(out.fileno())
+        os.fdatasync(out.fileno())
         drop(out.fileno(), 0, 0)
     if resident(path) > 0.1:
         pytest.skip("this file system does not let go of pages")

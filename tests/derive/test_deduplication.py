@@ -18,6 +18,7 @@ from support.deduplicated import audit_of, documents_of, tiny, unique
 from support.failures import Died, dying_at, flip
 from support.outputs import files_in, ids_of, written
 from support.runs import tokenize_documents
+from support.turns import in_turns
 
 import tokmill
 from tokmill.cli.app import run
@@ -29,11 +30,14 @@ from tokmill.derive.deduplication import copying, marking
 from tokmill.output import directory
 from tokmill.reports.reproduce import commands
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 DOCUMENTS = st.lists(st.text(alphabet="ab é", max_size=5).map(str.encode), min_size=1, max_size=40)
 
 
-@settings(max_examples=20, suppress_health_check=QUICK, deadline=None)
+@in_turns(2)
+@settings(max_examples=10, suppress_health_check=QUICK, deadline=None)
 @given(
     first=DOCUMENTS,
     second=DOCUMENTS,
@@ -44,6 +48,7 @@ DOCUMENTS = st.lists(st.text(alphabet="ab é", max_size=5).map(str.encode), min_
     block_tokens=st.integers(3, 30),
 )
 def test_what_stays_is_what_a_set_in_memory_says(
+    turn: int,
     tmp_path_factory: pytest.TempPathFactory,
     first: list[bytes],
     second: list[bytes],

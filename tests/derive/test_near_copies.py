@@ -275,7 +275,9 @@ def made_pair(rng: np.random.Generator, similarity: float, n_grams: int, ngram: 
     return first, second
 
 
-@pytest.mark.parametrize("similarity", [0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95])
+@pytest.mark.parametrize(
+    "similarity", [0.7, 0.8, 0.9, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.6, 0.75, 0.85, 0.95))]
+)
 def test_pairs_are_found_as_the_curve_says(similarity: float) -> None:
     """Within two points, at any length; 8,000 pairs have a standard error of 0.56 points at most."""
     rule = NearRule(threshold=0.8)

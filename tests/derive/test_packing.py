@@ -24,6 +24,7 @@ from support.outputs import collect_data, files_in, ids_of, reseal, rewrite_mani
 from support.packed import counted_pieces, n_bins, n_cut_by_windows, pieces_of, read_rows
 from support.runs import tokenize_documents
 from support.small_arranging import tiny
+from support.turns import in_turns
 
 import tokmill
 from tokmill.cli.app import run
@@ -35,6 +36,8 @@ from tokmill.derive.bins import Bins
 from tokmill.derive.buckets import Buckets, BucketState
 from tokmill.reports.reporting import make_page
 from tokmill.reports.reproduce import commands
+
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 PAD = 187
@@ -72,7 +75,8 @@ def test_bins_are_as_many_as_of_plain_best_fit_decreasing_and_none_is_too_full(s
     assert sorted(zip(places.bins.tolist(), places.slots.tolist(), strict=True)) == expected
 
 
-@settings(max_examples=15, suppress_health_check=QUICK, deadline=None)
+@in_turns(2)
+@settings(max_examples=8, suppress_health_check=QUICK, deadline=None)
 @given(
     texts=st.lists(st.text(alphabet="ab é\n漢", max_size=40).map(str.encode), min_size=1, max_size=40),
     sequence=st.sampled_from([1, 2, 5, 16, 300]),
@@ -83,6 +87,7 @@ def test_bins_are_as_many_as_of_plain_best_fit_decreasing_and_none_is_too_full(s
     block_tokens=st.integers(3, 200),
 )
 def test_each_document_is_there_once_whole_or_cut_as_said(
+    turn: int,
     tmp_path_factory: pytest.TempPathFactory,
     texts: list[bytes],
     sequence: int,

@@ -23,6 +23,7 @@ from support.outputs import documents_of, files_in
 from support.runs import make_parts, tokenize_documents
 from support.small_arranging import tiny
 from support.tasks_here import FUNCTIONS, DeadError, Here, dying_after
+from support.turns import in_turns
 
 import tokmill
 from tokmill.core.errors import DamageError, LockedError, UsageError
@@ -75,7 +76,8 @@ def shuffle(sources: Any, out: Path, **options: Any) -> tokmill.Outcome:
     return tokmill.shuffle(sources, out, seed=4, **options)
 
 
-@settings(max_examples=20, suppress_health_check=QUICK, deadline=None)
+@in_turns(3)
+@settings(max_examples=7, suppress_health_check=QUICK, deadline=None)
 @given(
     documents=DOCUMENTS,
     seed=st.integers(0, (1 << 64) - 1),
@@ -85,6 +87,7 @@ def shuffle(sources: Any, out: Path, **options: Any) -> tokmill.Outcome:
     block_tokens=st.integers(3, 200),
 )
 def test_tasks_make_a_sort_in_memory(
+    turn: int,
     tmp_path_factory: pytest.TempPathFactory,
     documents: list[bytes],
     seed: int,

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from support.contracts import EncoderContract
 from support.oracle import gpt2
+from support.turns import in_turns
 
 from tokmill.core.documents import DocumentBuffer
 from tokmill.core.errors import EngineError, UsageError
@@ -124,9 +125,13 @@ def test_short_documents_are_joined_at_every_character_as_if_each_were_encoded_a
             assert np.array_equal(expected[1], actual[1]), (context, begin)
 
 
+@in_turns(2)
 @pytest.mark.parametrize("encoding", BETWEEN)
+@settings(max_examples=50)
 @given(data=st.data())
-def test_short_documents_that_are_joined_have_the_references_ids(small_ranks: Path, encoding: str, data: st.DataObject) -> None:
+def test_short_documents_that_are_joined_have_the_references_ids(
+    turn: int, small_ranks: Path, encoding: str, data: st.DataObject
+) -> None:
     reference, engine = both(encoding, small_ranks)
     documents = [text.encode() for text in data.draw(texts)]
     # As many as are joined, each beside others than before.

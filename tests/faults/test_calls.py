@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from support.faults import CALLS, ERRORS, RESULTS, Fault, Scene, cases, needs, problems, run, run_with, write_prose
+from support.faults import CALLS, ERRORS, RESULTS, Fault, Scene, cases, needs, problems, run, run_here, run_with, write_prose
 
 pytestmark = needs("strace")
 
@@ -58,7 +58,7 @@ def test_a_failing_call_is_one_message_and_the_run_resumes(
     scenes[scene].prepare(out)
     outcome = run_with(fault, scenes[scene], out)
     assert outcome.hits
-    assert problems(fault, outcome, scenes[scene], out) == []
+    assert problems(fault, outcome, scenes[scene], out, run_here) == []
 
 
 # Repeated for ever, an interrupted call and a killed worker never end; a fault in a resumed run or over an earlier output

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.faults import CALLS, RESULTS, Fault, Outcome, Scene, cases, is_complete, needs, run, run_with, write_prose
+from support.faults import CALLS, RESULTS, Fault, Outcome, Scene, cases, is_complete, needs, run, run_here, run_with, write_prose
 
 pytestmark = needs("strace")
 
@@ -34,7 +35,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Damaged:
     return Damaged(made.corpus, made.expected, before=top / "out")
 
 
-def problems(fault: Fault, outcome: Outcome, scene: Damaged, out: Path) -> list[str]:
+def problems(fault: Fault, outcome: Outcome, scene: Damaged, out: Path, run: Callable[[Sequence[str]], Outcome] = run) -> list[str]:
     """What is wrong with how the repair ended; then repairs without the fault, and what is wrong with that."""
     found = []
     # Where the process that was typed is the one that is killed, nobody is left to say so.
@@ -74,7 +75,7 @@ def test_a_failing_call_makes_nothing_worse(fault: Fault, scene: Damaged, tmp_pa
     scene.prepare(tmp_path / "out")
     outcome = run_with(fault, scene, tmp_path / "out")
     assert outcome.hits
-    assert problems(fault, outcome, scene, tmp_path / "out") == []
+    assert problems(fault, outcome, scene, tmp_path / "out", run_here) == []
 
 
 @pytest.mark.slow

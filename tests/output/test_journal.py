@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import tracemalloc
 from collections.abc import Iterable
@@ -24,12 +23,6 @@ from tokmill.output.journal import JournalFollower, add_commit, read_journal
 from tokmill.output.state_dir import state_of
 
 
-@pytest.fixture
-def no_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that takes no time."""
-    monkeypatch.setattr(os, "fsync", lambda _fd: None)
-
-
 def opened(directory: Path, segment_bytes: int = output_directory.SEGMENT_BYTES) -> Output:
     output = open_output(directory, a_content(), "0", fresh=False, segment_bytes=segment_bytes)
     assert isinstance(output, Output)
@@ -43,7 +36,6 @@ def add(output: Output, data: bytes, name: str = "train.bin") -> None:
     output.settle()
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_many_commits_take_no_memory_and_are_resumed_at_once(tmp_path: Path) -> None:
     output = opened(tmp_path)
     for _ in range(100):
@@ -91,7 +83,6 @@ def test_a_corpus_of_any_size_has_a_few_thousand_segments(count: int, most: int)
 @settings(deadline=None, max_examples=60)
 def test_every_span_of_joined_commits_is_that_of_its_bytes(steps: list[tuple[bytes, str]]) -> None:
     with tempfile.TemporaryDirectory() as there, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _fd: None)
         patch.setattr(output_journal, "_MOST_JOINED", 3)
         out, wanted = Path(there) / "out", {"train.bin": b"", "val.bin": b""}
         output, follower, followed = opened(out, 100), JournalFollower(state_of(out) / "journal"), list[Segment]()
@@ -121,7 +112,6 @@ def test_every_span_of_joined_commits_is_that_of_its_bytes(steps: list[tuple[byt
         assert len(output.segments) <= sum(len(data) for data, _ in steps) // 100 + 1 + n_reopened
 
 
-@pytest.mark.usefixtures("no_sync")
 def test_a_journal_that_cannot_be_written_again_is_whole_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output_journal, "_MOST_JOINED", 2)
     output = opened(tmp_path)

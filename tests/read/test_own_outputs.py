@@ -12,6 +12,8 @@ import tokmill
 from tokmill.core.errors import UsageError
 from tokmill.read.inputs import FoundInputs, find_inputs
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 
 def found_in(*names: object, glob: str | None = None) -> FoundInputs:
     return find_inputs([str(name) for name in names], glob=glob, input_format=None)

@@ -18,6 +18,8 @@ from tokmill.core.manifest import load_manifest
 from tokmill.reports.mixture import mixture_figures, val_table
 from tokmill.reports.reporting import make_page
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 
 @pytest.fixture(scope="module")
 def three(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:

@@ -12,6 +12,8 @@ import tokmill
 from tokmill.core.errors import UsageError
 from tokmill.core.manifest import load_manifest
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 WORDS = "It was the best of times, it was the worst of times"
 
 

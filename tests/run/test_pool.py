@@ -27,6 +27,7 @@ from support.oracle import plain_tokens
 from support.outputs import written
 from support.poisoned_coordinator import MARK, PATIENT, POISON, UNWRITTEN
 from support.runs import UNWATCHED, ThreadedPool, carry_out, run_in_process
+from support.turns import in_turns
 
 from tokmill.core.config import Job
 from tokmill.core.errors import BadTextError, DiskFullError, Interrupted, WorkerDiedError
@@ -83,9 +84,10 @@ def write_corpus(directory: Path, documents: list[bytes], kind: str) -> list[Pat
     return [directory / "a.txt"]
 
 
-@settings(deadline=None, max_examples=60)
+@in_turns(2)
+@settings(deadline=None, max_examples=30)
 @given(DOCUMENTS, SIZES, KINDS)
-def test_the_bytes_are_those_of_one_loop(documents: list[bytes], sizes: dict[str, Any], kind: str) -> None:
+def test_the_bytes_are_those_of_one_loop(turn: int, documents: list[bytes], sizes: dict[str, Any], kind: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "out"
         run_in_process(write_corpus(Path(directory), documents, kind), out, sizes, val_fraction=0.3)
@@ -96,10 +98,11 @@ def test_the_bytes_are_those_of_one_loop(documents: list[bytes], sizes: dict[str
         assert manifest.counts.documents - n_empty == sum(map(bool, documents))
 
 
-@settings(deadline=None, max_examples=20)
+@in_turns(2)
+@settings(deadline=None, max_examples=10)
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=8), SIZES, st.sampled_from(["text", "jsonl"]))
 def test_a_document_that_is_divided_is_read_whole_wherever_ranges_are_cut(
-    n_words: list[int], sizes: dict[str, Any], kind: str
+    turn: int, n_words: list[int], sizes: dict[str, Any], kind: str
 ) -> None:
     documents = [b" ".join(b"%d" % (i * n) for i in range(n)) for n in n_words]
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
@@ -153,10 +156,11 @@ def run_until(n_commits: int, paths: list[Path], out: Path, sizes: dict[str, Any
         carry_out(msgspec.structs.replace(job, resources=small), stop_after_some, coordinators.append)
 
 
-@settings(deadline=None, max_examples=30)
+@in_turns(2)
+@settings(deadline=None, max_examples=15)
 @given(DOCUMENTS, SIZES, SIZES, KINDS, st.integers(1, 5))
 def test_a_run_that_ends_anywhere_goes_on_with_other_ranges(
-    documents: list[bytes], sizes: dict[str, Any], later: dict[str, Any], kind: str, n_commits: int
+    turn: int, documents: list[bytes], sizes: dict[str, Any], later: dict[str, Any], kind: str, n_commits: int
 ) -> None:
     with tempfile.TemporaryDirectory() as directory:
         out, paths = Path(directory) / "out", write_corpus(Path(directory), documents, kind)
@@ -179,9 +183,12 @@ def test_a_run_goes_on_in_the_middle_of_a_file_of_many_ranges(kind: str, tmp_pat
     assert n_resumed > 2
 
 
-@settings(deadline=None, max_examples=30)
+@in_turns(2)
+@settings(deadline=None, max_examples=15)
 @given(DOCUMENTS, SIZES, st.data())
-def test_an_error_names_the_record_as_one_reader_would(documents: list[bytes], sizes: dict[str, Any], data: st.DataObject) -> None:
+def test_an_error_names_the_record_as_one_reader_would(
+    turn: int, documents: list[bytes], sizes: dict[str, Any], data: st.DataObject
+) -> None:
     bad = data.draw(st.integers(0, len(documents) - 1))
     documents = [*documents[:bad], b"broken \xff text", *documents[bad + 1 :]]
     with tempfile.TemporaryDirectory() as directory:
@@ -193,10 +200,11 @@ def test_an_error_names_the_record_as_one_reader_would(documents: list[bytes], s
         assert caught.value.where == f"{path}, document {bad + 1}, byte {offset:,}"
 
 
-@settings(deadline=None, max_examples=30)
+@in_turns(2)
+@settings(deadline=None, max_examples=15)
 @given(DOCUMENTS, SIZES, st.data())
 def test_skipped_records_are_numbered_as_one_reader_would(
-    documents: list[bytes], sizes: dict[str, Any], data: st.DataObject
+    turn: int, documents: list[bytes], sizes: dict[str, Any], data: st.DataObject
 ) -> None:
     is_bad = data.draw(st.lists(st.booleans(), min_size=len(documents), max_size=len(documents)))
     lines = [b"{broken" if b else json.dumps({"text": d.decode()}).encode() for b, d in zip(is_bad, documents, strict=True)]

@@ -6,6 +6,7 @@ Between the plan and the run three numbers are replaced; the worker is the real 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,7 +16,9 @@ from tokmill.cli import app
 from tokmill.run.job import PlannedJob, make_job
 
 
-def main(segment_bytes: int) -> None:
+def small_jobs(segment_bytes: int) -> Callable[..., PlannedJob]:
+    """What makes jobs of such segments."""
+
     def make_small_job(*inputs: Any, **options: Any) -> PlannedJob:
         planned = make_job(*inputs, **options)
         small = msgspec.structs.replace(
@@ -28,7 +31,11 @@ def main(segment_bytes: int) -> None:
         )
         return msgspec.structs.replace(planned, job=msgspec.structs.replace(planned.job, resources=small))
 
-    vars(api)["make_job"] = make_small_job
+    return make_small_job
+
+
+def main(segment_bytes: int) -> None:
+    vars(api)["make_job"] = small_jobs(segment_bytes)
     app.main()
 
 

@@ -10,6 +10,8 @@ from support.corpora import SEP, some_documents
 import tokmill
 from tokmill.core.errors import UsageError
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:

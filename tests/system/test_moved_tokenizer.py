@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.commands import command
+from support.commands import called, command
+from support.in_process import workers_in_process
 from support.small_tokenizers import path_of
 from support.web import Answer, answering
 
@@ -48,7 +50,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def run(made: Path, name: str, tmp_path: Path, *more: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def run(
+    made: Path, name: str, tmp_path: Path, *more: str, start: Callable[..., subprocess.CompletedProcess[str]] = command
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
     """A command on a copy of the output, damaged where it is to be repaired; and what the hub was asked for."""
     out, (verb, _, *options) = tmp_path / "out", COMMANDS[name]
     shutil.copytree(made / "out", out)
@@ -57,7 +61,7 @@ def run(made: Path, name: str, tmp_path: Path, *more: str) -> tuple[subprocess.C
     options = [option.replace("a.txt", str(made / "a.txt")) for option in options]
     asked: list[str] = []
     with answering(answers(), asked) as url:
-        done = command(verb, out, *options, *more, HF_ENDPOINT=url, HF_HOME=str(tmp_path / "home"))
+        done = start(verb, out, *options, *more, HF_ENDPOINT=url, HF_HOME=str(tmp_path / "home"))
     return done, asked
 
 
@@ -84,7 +88,8 @@ def test_a_tokenizer_that_is_named_is_used(made: Path, name: str, where: str, tm
 
 @pytest.mark.parametrize("name", [*COMMANDS])
 def test_another_tokenizer_is_not_taken_for_it(made: Path, name: str, tmp_path: Path) -> None:
-    done, _ = run(made, name, tmp_path, "--tokenizer", "gpt2")
+    with workers_in_process():
+        done, _ = run(made, name, tmp_path, "--tokenizer", "gpt2", start=called)
     assert "is not the one that made the ids" in done.stdout + done.stderr
 
 

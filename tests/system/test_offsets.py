@@ -22,6 +22,8 @@ from tokmill.core.errors import ChangedError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.reports.reproduce import commands
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 SIDES = ("train", "val")
 FORMATS = ("raw", "llmc", "megatron", "datatrove", "olmo", "litdata", "mds")
 

@@ -13,7 +13,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.commands import command
+from support.commands import called
 from support.corpora import line_texts, some_documents, write_lines
 from support.oracle import plain_tokens
 from support.outputs import part_path, side_bytes
@@ -29,6 +29,8 @@ from tokmill.output.directory import Output, open_output
 from tokmill.output.state_dir import acquire_lock, growing_path, release_lock
 from tokmill.run.parts import tokenize
 from tokmill.run.parts.finalize import join_parts, parts_store
+
+pytestmark = pytest.mark.usefixtures("workers_in_process")
 
 
 def make_all(path: Path, out: Path, **options: Any) -> Job:
@@ -215,8 +217,8 @@ def test_a_complete_output_is_not_begun_again_by_one_part(tmp_path: Path) -> Non
 
 def test_a_part_says_what_comes_next_and_the_report_why_there_is_no_history(tmp_path: Path) -> None:
     path, out = write_lines(tmp_path), tmp_path / "out"
-    said = command("tokenize", path, "--out", out, "--part", "0/1")
+    said = called("tokenize", path, "--out", out, "--part", "0/1")
     assert f"next       tokmill finalize {out}" in said.stdout, said.stderr
-    assert "from       1 part\n" in command("finalize", out).stdout
-    reported = command("report", out)
+    assert "from       1 part\n" in called("finalize", out).stdout
+    reported = called("report", out)
     assert "an output that was made in parts has none" in reported.stdout + reported.stderr

@@ -44,6 +44,8 @@ from tokmill.run.job import make_job
 from tokmill.run.parts import tokenize
 from tokmill.run.parts.finalize import parts_store
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 
 class Corpus:
     def __init__(self, folder: Path) -> None:
@@ -118,7 +120,6 @@ def test_any_number_of_parts_is_one_run(
     assert verify(base / "out", sources=[str(i) for i in inputs]).ok
 
 
-@pytest.mark.usefixtures("workers_in_process")
 def test_the_next_step_after_a_part_is_a_part_that_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.txt").write_bytes(SEP.encode().join(some_documents(50, 3000, 4)))
     told = []

@@ -23,6 +23,8 @@ from tokmill.reports.reporting import make_page
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 TEXTS = ["one", None, "two", "three", None, None, "four"]
 NULL = {2, 5, 6}
 

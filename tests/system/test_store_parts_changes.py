@@ -30,6 +30,8 @@ from tokmill.run.parts import tokenize
 from tokmill.run.supervisor import LocalRunner
 from tokmill.store import download
 
+pytestmark = pytest.mark.usefixtures("workers_in_process")
+
 URL = "s3://bucket/sets/one"
 KEY = "sets/one/"
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.commands import PATIENCE_S, clean_environment, command, killed_worker, n_committed, wait_until
 from support.corpora import SEP, some_documents, some_text
+from support.in_process import workers_in_process
 from support.oracle import EOT, gpt2, plain_tokens
 from support.outputs import written
 from support.runs import run_in_process
@@ -44,6 +45,12 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[bytes]]
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     path.write_bytes(SEP.encode().join(documents))
     return path, documents
+
+
+@pytest.fixture(scope="module")
+def expected(corpus: tuple[Path, list[bytes]]) -> tuple[bytes, bytes]:
+    """What the reference makes of it."""
+    return plain_tokens(corpus[1])
 
 
 def test_train_and_val_are_the_references_bytes(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
@@ -133,7 +140,7 @@ def test_json_lines_with_near_copies(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(
         gzip.compress(lines[: len(lines) // 2].encode()) + gzip.compress(lines[len(lines) // 2 :].encode())
     )
-    tokmill.tokenize(str(tmp_path / "a.jsonl.gz"), str(tmp_path / "out"), text_key="body", val_fraction=0.2)
+    run_in_process([tmp_path / "a.jsonl.gz"], tmp_path / "out", text_key="body", val_fraction=0.2)
     assert written(tmp_path / "out") == plain_tokens([d.encode() for d in documents], val_fraction=0.2)
 
 
@@ -173,8 +180,8 @@ class Long(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def long(corpus: tuple[Path, list[bytes]]) -> Long:
-    train, val = plain_tokens(corpus[1])
+def long(corpus: tuple[Path, list[bytes]], expected: tuple[bytes, bytes]) -> Long:
+    train, val = expected
     return Long(SEP.encode().join(corpus[1] * 5), (train * 5, val * 5))
 
 
@@ -292,23 +299,25 @@ def test_truncated_input_is_an_error_that_names_the_file(tmp_path: Path) -> None
     assert "a.txt.gz" in str(caught.value.where)
 
 
-def test_two_runs_on_one_output_directory(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
+def test_two_runs_on_one_output_directory(corpus: tuple[Path, list[bytes]], expected: tuple[bytes, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = [sys.executable, "-m", "tokmill", "tokenize", "-", "--out", str(out), "-q"]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, env=clean_environment()) as process:
         wait_until((out / ".tokmill" / "journal").exists, process)
-        with pytest.raises(LockedError):
+        with pytest.raises(LockedError), workers_in_process():
             tokmill.tokenize("-", str(out))
         process.kill()
     # The worker notices that its parent is gone, and gives the directory up.
     wait_until(lambda: command("tokenize", corpus[0], "--out", out, "-q", "--fresh").returncode != 11)
-    assert written(out) == plain_tokens(corpus[1])
+    assert written(out) == expected
 
 
-def test_the_worker_that_aborts_is_resumed_even_from_a_redirected_file(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
-    path, (train, val) = tmp_path / "corpus.txt", plain_tokens(corpus[1])
+def test_the_worker_that_aborts_is_resumed_even_from_a_redirected_file(
+    corpus: tuple[Path, list[bytes]], expected: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    path = tmp_path / "corpus.txt"
     path.write_bytes(SEP.encode().join(corpus[1] * 10))
-    expected = (train * 10, val * 10)
+    expected = (expected[0] * 10, expected[1] * 10)
     done = killed_worker([path], tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["restarts"] == 1
@@ -355,9 +364,11 @@ def test_the_audit_stops_a_run_whose_engine_is_wrong(
     assert not (tmp_path / "out" / "train.bin").exists()
 
 
-def test_the_fallback_engine_gives_the_same_bytes(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
+def test_the_fallback_engine_gives_the_same_bytes(
+    corpus: tuple[Path, list[bytes]], expected: tuple[bytes, bytes], tmp_path: Path
+) -> None:
     run_in_process([corpus[0]], tmp_path / "out", engine="tiktoken")
-    assert written(tmp_path / "out") == plain_tokens(corpus[1])
+    assert written(tmp_path / "out") == expected
 
 
 def test_no_network_and_no_cache_are_needed(corpus: tuple[Path, list[bytes]], tmp_path: Path) -> None:
