@@ -226,7 +226,7 @@ def _derived(job: Job, call: TokenizeCall, runner: LocalRunner, meter: Meter) ->
     if not call.force:
         # Of work that was begun, a part is there; it is checked again below. Without copies, the ids are there twice as well.
         check_disk(job, is_shuffled=job.fresh or not step.exists())
-    content = msgspec.structs.replace(job.content, format="raw", shards=msgspec.UNSET, offsets=msgspec.UNSET)
+    content = msgspec.structs.replace(job.content, format="raw", name=msgspec.UNSET, shards=msgspec.UNSET, offsets=msgspec.UNSET)
     finished = None if job.fresh or call.dedup else tokenized_before(out, content)
     if finished is None:
         tokenizing = msgspec.structs.replace(job, out=path_to_text(str(step)), content=content)

@@ -20,7 +20,7 @@ from tokmill.core.bounded import Natural, Positive, Whole
 from tokmill.core.deduplication import Deduplication
 from tokmill.core.errors import UsageError
 from tokmill.core.options import VAL_FRACTION, PlanOptions
-from tokmill.core.output_spec import Shards
+from tokmill.core.output_spec import NAME, Shards
 from tokmill.core.packing import Packing
 from tokmill.core.partition import Part
 from tokmill.core.records import EotPlacement, IdType, Input, OnError, Tokenizer, Utf8Policy, is_url
@@ -123,6 +123,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     """Seed of the hash that decides the side, 0 <= seed < 2**64."""
     dtype: IdType = "uint16"
     format: str = "raw"
+    name: Annotated[str, msgspec.Meta(pattern=f"^{NAME}$")] | msgspec.UnsetType = msgspec.UNSET
+    """Stands before the names of the files of raw and llmc; unset: nothing does."""
     shards: Shards | msgspec.UnsetType = msgspec.UNSET
     """Unset: a side is one file."""
     offsets: bool | msgspec.UnsetType = msgspec.UNSET

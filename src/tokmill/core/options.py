@@ -306,6 +306,13 @@ class PlanOptions:
         choices=FORMAT_NAMES,
         help="Output format: the trainer that will read the files.",
     )
+    name: str | None = option(
+        None,
+        group=OUTPUT,
+        metavar="NAME",
+        is_text=True,
+        help="With raw and llmc: begin the names of the files with NAME, such as fineweb_train_000000.bin.",
+    )
     shard_tokens: str | int | None = option(
         None,
         group=OUTPUT,

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 SIDES = ("train", "val")
 
 
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What `--name` may be, as a pattern."""
+NAMED = rf"{NAME}_(?:train|val)(?:_\d+)*\.bin"
+"""Files whose names begin with one, as a pattern."""
+
+
 class Shards(msgspec.Struct, frozen=True, kw_only=True):
     """How a side is divided into files."""
 
@@ -43,12 +49,19 @@ class OutputSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Its name, for formats that note it."""
     shards: Shards | None = None
     """None: a side is one file."""
+    name: str = ""
+    """Before the names of the files of raw and llmc."""
     sequence: int | None = None
     """Of packed documents: every file is whole sequences of so many ids, and beside it lie the starts of documents."""
     offsets: bool = False
     """Whether a side has a list of where its documents begin."""
     part: int | None = None
     """The part to write, of an output in parts; its number is in the names of its files, and a part without tokens has no file."""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of files begin with."""
+        return f"{self.name}_" if self.name else ""
 
     @property
     def item_bytes(self) -> int:

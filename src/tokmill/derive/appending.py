@@ -112,7 +112,7 @@ def copy_old_output(job: Job, observers: Sequence[Observer]) -> Job:
     try:
         source = Source.load(directory)
         if not output.segments or output.cursor.input_index < source.n_inputs:
-            copier = ByteCopier(output) if _is_copied(source) else TokenCopier(output, content)
+            copier = ByteCopier(output, content) if _is_copied(source) else TokenCopier(output, content)
             size = counted(source.size_bytes, "byte")
             ProgressReporter(observers).notice(
                 f"first, the {size} of the complete output are copied into the new one; until that is complete, the old one stays"

@@ -33,13 +33,15 @@ class ByteCopier:
     of the source and of the output. With one segment a commit the two are the same.
     """
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, content: Content) -> None:
+        """content: of the output."""
         self._output = output
+        self._names = {side: f"{spec_of(content).prefix}{side}.bin" for side in SIDES}
         self._done: list[Source] = []
         self._step = 0
         self._offsets: dict[str, int] = {}
         for side in SIDES:
-            output.file(f"{side}.bin")
+            output.file(self._names[side])
 
     def begin_source(self, source: Source, step: int, before: Sequence[Source]) -> int:
         """Begin a source at one of its steps; `before` it came others. Returns the bytes of the source before that step."""
@@ -54,7 +56,7 @@ class ByteCopier:
         n_bytes = 0
         for name, end in source.steps[step].ends.items():
             side = source.manifest.files[name].side
-            target = self._output.file(f"{side}.bin" if side else name)
+            target = self._output.file(self._names[side] if side else name)
             n_bytes += _copy_span(source.file(name), self._offsets.get(name, 0), end, target)
             self._offsets[name] = end
         self._step = step
@@ -79,9 +81,9 @@ class ByteCopier:
         """Append what can be known only at the end. Returns the files, by name."""
         counts = sum((source.manifest.counts for source in self._done), Counts())
         for side in SIDES:
-            self._output.file(f"{side}.bin")
+            self._output.file(self._names[side])
             tokens, documents = getattr(counts, f"tokens_{side}"), getattr(counts, f"documents_{side}")
-            self._output.complete(f"{side}.bin", side=side, tokens=tokens, documents=documents)
+            self._output.complete(self._names[side], side=side, tokens=tokens, documents=documents)
         return _complete_lists(self._output)
 
 

@@ -270,7 +270,7 @@ def copied(
     copies_bytes: the sources are ids and nothing else, and so is the output. The rest as of `derive_output`. Returns the manifest
     and the bytes that were written.
     """
-    copier = ByteCopier(output) if copies_bytes else TokenCopier(output, content)
+    copier = ByteCopier(output, content) if copies_bytes else TokenCopier(output, content)
     recorder = reporter.add(RunHistoryRecorder(output))
     run = CopyRun(sources, copier, output, reporter)
     try:

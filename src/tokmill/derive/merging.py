@@ -210,7 +210,9 @@ def _differing(sources: Sequence[Source]) -> list[str]:
     """Return the names of settings in which the sources differ, besides their inputs."""
     first = sources[0].content
     names = [
-        name for name in first.__struct_fields__ if name not in ("inputs", "tokenizer", "origin", "shards", "n_parts", "offsets")
+        name
+        for name in first.__struct_fields__
+        if name not in ("inputs", "tokenizer", "origin", "name", "shards", "n_parts", "offsets")
     ]
     return [name for name in names if any(getattr(s.content, name) != getattr(first, name) for s in sources)]
 

@@ -8,7 +8,15 @@ from tokmill.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tokmill.formats.base import FormatSpec
-    from tokmill.formats.choose import Choice, choose_output, dropped_notices, dropped_tokens, parse_tokens, short_notices
+    from tokmill.formats.choose import (
+        Choice,
+        check_name,
+        choose_output,
+        dropped_notices,
+        dropped_tokens,
+        parse_tokens,
+        short_notices,
+    )
     from tokmill.formats.header_checks import header_problem, n_padding_ids
     from tokmill.formats.numbers import offsets_name, starts_name
     from tokmill.formats.registry import FORMATS, is_read_by_trainer, is_written

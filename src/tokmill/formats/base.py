@@ -28,6 +28,8 @@ class FormatSpec(LocalStruct, frozen=True, kw_only=True):
     """Writes what describes all n shards of a complete side together."""
     suffix: str
     """Suffix of the files that hold ids."""
+    takes_name: bool = False
+    """Whether its trainer finds files by a pattern, so that their names may begin with one that a person chose."""
     header_bytes: int = 0
     """Before the first id; with `lists_files`, the manifest says it for each file."""
     parse_header: Callable[[bytes], tuple[IdType, int] | None] | None = None

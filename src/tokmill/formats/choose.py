@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import msgspec
 
 from tokmill.core.errors import UsageError
-from tokmill.core.output_spec import SIDES, Shards
+from tokmill.core.output_spec import NAME, SIDES, Shards
 from tokmill.core.records import ITEM_BYTES, EotPlacement, IdType
 from tokmill.core.text import counted
 from tokmill.formats.base import UINT16_IDS
@@ -86,6 +86,27 @@ def choose_output(
     chosen = _choose_dtype(format, dtype, tokenizer, notices, prefix)
     shards = _choose_shards(format, chosen, shard_tokens, whole=shard_documents, drop_tail=drop_tail, sequence=sequence)
     return Choice(eot=placed, dtype=chosen, shards=shards, notices=notices)
+
+
+def check_name(name: str | None, format_name: str) -> None:
+    """Raise UsageError for a name that the files of a format cannot begin with."""
+    if name is None:
+        return
+    if not FORMATS[format_name].takes_name:
+        raise UsageError(
+            f"the files of the format {format_name} have names of their own",
+            where=f"--name {name} with --format {format_name}",
+            option="--name",
+            allowed=f"with the formats {', '.join(each for each, spec in FORMATS.items() if spec.takes_name)}",
+            next_step="leave it out",
+        )
+    if not re.fullmatch(NAME, name) or name.startswith(SIDES):
+        raise UsageError(
+            f"{name!r} cannot be what names of files begin with",
+            option="--name",
+            allowed="up to 64 letters, digits, dots, dashes and underscores, a letter or digit first; not train or val",
+            suggested="fineweb",
+        )
 
 
 def parse_tokens(text: str | int, option: str = "--shard-tokens") -> int:

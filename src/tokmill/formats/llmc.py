@@ -28,7 +28,7 @@ class LlmcShard(IdFile):
     """`train_000000.bin`, `val_000000.bin`."""
 
     def __init__(self, files: OutputFiles, spec: OutputSpec, side: str, number: int) -> None:
-        super().__init__(files, spec, side, f"{side}_{number:06}.bin", HEADER_BYTES)
+        super().__init__(files, spec, side, f"{spec.prefix}{side}_{number:06}.bin", HEADER_BYTES)
 
     def finish(self, tokens: int, documents: int, n_open: int) -> None:  # noqa: ARG002  the base's
         """Fill in the header."""
@@ -46,6 +46,7 @@ def parse_header(header: bytes) -> tuple[IdType, int] | None:
 LLMC = FormatSpec(
     shard=LlmcShard,
     suffix=".bin",
+    takes_name=True,
     header_bytes=HEADER_BYTES,
     parse_header=parse_header,
     eot="before",

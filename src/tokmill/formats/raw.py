@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def open_shard(files: OutputFiles, spec: OutputSpec, side: str, number: int) -> IdFile:
     """Open `train.bin`, or of shards `train_000000.bin`."""
-    return IdFile(files, spec, side, f"{side}_{number:06}.bin" if spec.shards else f"{side}.bin")
+    return IdFile(files, spec, side, f"{spec.prefix}{side}{f'_{number:06}' if spec.shards else ''}.bin")
 
 
 def write_empty(files: OutputFiles, spec: OutputSpec, side: str, n_shards: int) -> None:
@@ -30,6 +30,7 @@ RAW = FormatSpec(
     shard=open_shard,
     finish=write_empty,
     suffix=".bin",
+    takes_name=True,
     most_tokens=lambda _: 1 << 62,
     least_tokens=1025,
     too_short="nanoGPT's train.py needs 1,025 (its block_size, and one)",

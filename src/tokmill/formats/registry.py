@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokmill.core.deduplication import REMOVED_NAME
 from tokmill.core.manifest import SKIPPED_NAME
-from tokmill.core.output_spec import SIDES
+from tokmill.core.output_spec import NAMED, SIDES
 from tokmill.formats.datatrove import DATATROVE
 from tokmill.formats.litdata import LITDATA
 from tokmill.formats.llmc import LLMC
@@ -34,7 +34,7 @@ _BESIDE = (*_SUFFIXES, ".starts.npy")
 _OF_A_SIDE = re.compile(r"(train|val)[._].*")
 
 _WRITTEN = re.compile(
-    rf"{re.escape(SKIPPED_NAME)}|{re.escape(REMOVED_NAME)}|({'|'.join(SIDES)})"
+    rf"{re.escape(SKIPPED_NAME)}|{re.escape(REMOVED_NAME)}|{NAMED}|({'|'.join(SIDES)})"
     rf"((_\d+)*({'|'.join(map(re.escape, _BESIDE))})|_document_offsets\.npy|/index\.json"
     rf"|/(\d+_)?(\d+|chunk-0-\d+|part-0-\d+|shard\.\d+)({'|'.join(map(re.escape, _BESIDE))}))"
 )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def make_writer(files: OutputFiles, state: Mapping[str, int], spec: OutputSpec) -> Writer:
     """Return a writer of `spec.format`. state: `Writer.state` at the last commit, empty at the beginning."""
     if spec.part is not None:
-        files = NumberedFiles(files, spec.part)
+        files = NumberedFiles(files, spec.part, spec.prefix)
     return ShardedWriter(files, state, spec)
 
 
@@ -42,6 +42,7 @@ def spec_of(content: Content) -> OutputSpec:
         eot_id=content.tokenizer.eot_id,
         tokenizer=content.tokenizer.name,
         shards=content.shards if isinstance(content.shards, Shards) else None,
+        name=content.name or "",
         sequence=content.packing.sequence if content.packing else None,
         offsets=content.offsets is True,
         part=content.part.index if isinstance(content.part, Part) else None,
@@ -192,24 +193,28 @@ class NumberedFiles:
     corpus, and only a rename is left to do when all parts are complete.
     """
 
-    def __init__(self, files: OutputFiles, part: int) -> None:
+    def __init__(self, files: OutputFiles, part: int, prefix: str = "") -> None:
+        """prefix: what names may begin with, before the side."""
         self._files = files
+        self._prefix = prefix
         self._part = part
 
     def file(self, name: str, header_bytes: int = 0) -> OutputFile:
         """See protocols.OutputFiles."""
-        return self._files.file(_numbered(name, self._part), header_bytes)
+        return self._files.file(self._numbered(name), header_bytes)
 
     def complete(self, name: str, *, side: str | None = None, tokens: int = 0, documents: int = 0, header: bytes = b"") -> None:
         """See protocols.OutputFiles."""
-        self._files.complete(_numbered(name, self._part), side=side, tokens=tokens, documents=documents, header=header)
+        self._files.complete(self._numbered(name), side=side, tokens=tokens, documents=documents, header=header)
 
     def completed(self) -> Mapping[str, FileEntry]:
         """See protocols.OutputFiles; by the names with the number."""
         return self._files.completed()
 
-
-def _numbered(name: str, part: int) -> str:
-    side = next(side for side in SIDES if name.startswith(side))
-    rest = name[len(side) :]
-    return f"{side}/{part:05}_{rest[1:]}" if rest.startswith("/") else f"{side}_{part:05}{rest}"
+    def _numbered(self, name: str) -> str:
+        """Return a name with the number of the part after its side."""
+        plain, part = name.removeprefix(self._prefix), self._part
+        before = name[: len(name) - len(plain)]
+        side = next(side for side in SIDES if plain.startswith(side))
+        rest = plain[len(side) :]
+        return f"{side}/{part:05}_{rest[1:]}" if rest.startswith("/") else f"{before}{side}_{part:05}{rest}"

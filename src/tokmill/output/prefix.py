@@ -10,6 +10,7 @@ file of a name that the first has sent; two runs of the same inputs and settings
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,7 +26,7 @@ from tokmill.core.manifest import (
     encode_manifest,
     unfinished_parts,
 )
-from tokmill.core.output_spec import SIDES
+from tokmill.core.output_spec import NAMED, SIDES
 from tokmill.core.records import Input
 from tokmill.output.journal import decode_header
 from tokmill.output.state_dir import parts_error
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_OF_A_SIDE = tuple(f"{side}{mark}" for side in SIDES for mark in "._/")
+_NAMED = re.compile(NAMED)
 _READS = 8
 """Of a small object that is replaced whenever it is read."""
 
@@ -281,7 +284,7 @@ def give_up(url: str) -> str:
 
 def is_ours(name: str) -> bool:
     """Return whether an object is named as tokmill names files of ids."""
-    return name.startswith(tuple(f"{side}{mark}" for side in SIDES for mark in "._/"))
+    return name.startswith(_OF_A_SIDE) or _NAMED.fullmatch(name) is not None
 
 
 def _is_of_another_prefix(name: str, there: Container[str]) -> bool:

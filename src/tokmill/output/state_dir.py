@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from tokmill.core.deduplication import REMOVED_NAME
 from tokmill.core.errors import DamageError, TokmillError, UsageError
 from tokmill.core.manifest import MANIFEST_NAME, PARTS_NAME, PLAN_NAME, SKIPPED_NAME, STATE_NAME
-from tokmill.core.output_spec import SIDES
+from tokmill.core.output_spec import NAMED, SIDES
 from tokmill.core.system import durable
 from tokmill.core.system.durable import DirectoryLock, reading_errors, storage_errors
 from tokmill.core.system.tree import tree_of
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _SENT_NAME = ".tokmill.sent"
 """Directory of a staged output with a mark for each file that was sent to a store and is no longer here."""
-_OF_A_SIDE = re.compile(r"(train|val)(_\d+)?\.(bin|idx)")
+_OF_A_SIDE = re.compile(rf"(train|val)(_\d+)?\.(bin|idx)|{NAMED}")
 """Files of ids beside the manifest; other formats write into a directory for each side."""
 _DEEPEST = 2
 """Directories between an output and its files at most, its own included."""

@@ -37,7 +37,7 @@ from tokmill.core.system.budget import default_budget, divide_budget, most_threa
 from tokmill.core.system.memory import cgroup_limit_bytes, machine_bytes, usable_bytes, usable_cores
 from tokmill.core.text import counted
 from tokmill.encode import engine_notice, engine_of, eot_notice, resolve_tokenizer
-from tokmill.formats import choose_output, parse_tokens
+from tokmill.formats import check_name, choose_output, parse_tokens
 from tokmill.read import check_files, encoded, find_inputs
 from tokmill.run.advice import shard_notices, unused_notices
 from tokmill.store import full_urls
@@ -95,6 +95,7 @@ def make_job(inputs: Sequence[str], options: PlanOptions | None = None, *, out: 
         drop_tail=options.drop_tail,
     )
     _check_offsets(options)
+    check_name(options.name, options.format)
     val_inputs = path_texts(options.val_input or (), "--val-input")
     _check_working_directory([*inputs, *val_inputs, out])
     out = os.path.abspath(_checked_out(out))
@@ -159,6 +160,7 @@ def _content(options: PlanOptions, inputs: tuple[Input, ...], tokenizer: Tokeniz
         seed=options.seed,
         dtype=choice.dtype,
         format=options.format,
+        name=msgspec.UNSET if options.name is None else options.name,
         shards=choice.shards or msgspec.UNSET,
         offsets=options.offsets or msgspec.UNSET,
         keep_empty=options.keep_empty,
