@@ -30,7 +30,7 @@ from tokmill.core.deduplication import NearRule
 from tokmill.core.errors import DiskFullError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.derive.deduplication import comparison, marking, signatures
-from tokmill.derive.deduplication.candidates import Clusters
+from tokmill.derive.deduplication.candidates import Clusters, FlatClusters
 from tokmill.derive.deduplication.gathering import Gathering
 from tokmill.derive.deduplication.scratch import Records
 from tokmill.derive.deduplication.signatures import Signer
@@ -427,7 +427,8 @@ def test_what_is_not_compared_is_counted(tmp_path: Path, monkeypatch: pytest.Mon
     assert removal.compared_pairs <= 3 * len(documents)
 
 
-def test_clusters_are_those_of_a_union_in_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_flat", [False, True], ids=["searched", "flattened"])
+def test_clusters_are_those_of_a_union_in_memory(is_flat: bool, tmp_path: Path) -> None:
     (tmp_path / ".tokmill").mkdir()
     rng = np.random.default_rng(1)
     pairs = np.sort(rng.integers(0, 3000, (1500, 2)), axis=1)
@@ -445,7 +446,13 @@ def test_clusters_are_those_of_a_union_in_memory(tmp_path: Path) -> None:
         low, high = sorted((find(a), find(b)))
         parents[high] = low
     nodes = np.unique(pairs)
-    assert clusters.firsts(nodes.astype(np.uint64)).tolist() == [find(node) for node in nodes.tolist()]
+    found: Clusters | FlatClusters = clusters
+    if is_flat:
+        clusters.flatten()
+        clusters.sync()
+        found = FlatClusters(tmp_path, 3000)
+    for part in np.array_split(nodes.astype(np.uint64), 5):
+        assert found.firsts(part).tolist() == [find(node) for node in part.tolist()]
     assert clusters.count() == len({find(node) for node in nodes.tolist()})
     clusters.remove()
 

@@ -32,8 +32,9 @@ from tokmill.core.errors import ChangedError, DamageError, LockedError, MemoryBu
 from tokmill.core.manifest import load_manifest
 from tokmill.core.system import durable
 from tokmill.derive import portions, run_files
-from tokmill.derive.deduplication import marking, running, spread as spreading, spread_tasks
+from tokmill.derive.deduplication import copying, marking, running, spread as spreading, spread_tasks
 from tokmill.derive.deduplication.comparison import Comparison
+from tokmill.derive.deduplication.shared import Files, SharedRecords, SharedState
 from tokmill.output import disk_space
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -242,6 +243,32 @@ def test_what_is_committed_of_the_output_is_not_written_again(two: list[Path], m
     assert same(tmp_path / "out", made["exact"])
 
 
+@pytest.mark.parametrize(("stage_bytes", "most"), [(0, 12), (20_000, 3)])
+def test_no_more_is_written_between_commits_than_may_wait_for_a_store(
+    stage_bytes: int, most: int, two: list[Path], made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    real = spreading.SpreadCopying._copy_group
+
+    def noting(self: Any, at: int, section: Any, portions: Any) -> None:
+        sizes.append(len(portions))
+        real(self, at, section, portions)
+
+    def staged(self: Any, *given: Any) -> None:
+        self._output.stage_bytes = stage_bytes
+        copied(self, *given)
+
+    copied = spreading.SpreadCopying._copy
+    monkeypatch.setattr(spreading.SpreadCopying, "_copy_group", noting)
+    monkeypatch.setattr(spreading.SpreadCopying, "_copy", staged)
+    monkeypatch.setattr(copying, "wait_for_stage", lambda *_: None)
+    with spread(portion_bytes=1000):
+        by_tasks(two, tmp_path / "out")
+    assert same(tmp_path / "out", made["exact"])
+    assert 1 < max(sizes) <= most
+    assert (len(sizes) > 2) == bool(stage_bytes)
+
+
 @pytest.mark.parametrize("first", ["", None], ids=["begun_with", "begun_without"])
 def test_what_was_begun_in_tasks_goes_on_in_tasks(first: str | None, two: list[Path], tmp_path: Path) -> None:
     second = None if first is not None else ""
@@ -408,8 +435,9 @@ def test_tasks_and_the_command_stay_within_the_least_memory(tmp_path: Path) -> N
 @pytest.mark.parametrize("way", ["exact", "compare", "near"])
 def test_the_disk_is_asked_for_what_is_used(way: str, tmp_path: Path) -> None:
     """Where every document has a copy, or is near another one."""
-    documents = [b"%d " % (i % 3) * 9 + b"some words more " * 4 for i in range(300)]
+    documents = [b"some words that all of them have, and one number %d" % (i if way == "near" else i % 3) for i in range(600)]
     in_segments(tmp_path / "c", documents, val_fraction=0)
+    options = {"near": 0.3, "ngram": 1, "bands": 14, "rows": 1, "shortest": 0} if way == "near" else WAYS[way]
     asked: list[int] = []
     used = [0]
 
@@ -422,5 +450,29 @@ def test_the_disk_is_asked_for_what_is_used(way: str, tmp_path: Path) -> None:
 
     with spread(Here(before=look), portion_bytes=20_000, held=1 << 20, bucket_bytes=1 << 20), pytest.MonkeyPatch.context() as patch:
         patch.setattr("tokmill.derive.engine.rewriting_need", need)
-        tokmill.dedup(tmp_path / "c", tmp_path / "out", ray="", **WAYS[way])
+        if way == "near":
+            # They come when most of the rest is gone.
+            patch.setattr(running, "_LINE_BYTES", 0)
+        tokmill.dedup(tmp_path / "c", tmp_path / "out", ray="", **options)
     assert 0 < max(used) <= asked[0]
+
+
+def test_records_of_several_passes_are_read_as_one(tmp_path: Path) -> None:
+    (tmp_path / ".tokmill").mkdir()
+    state = SharedState(fingerprint="", compare=False, completed=[], n_buckets={"numbers": 3})
+    for name, n_files in (("_first", 2), ("_second", 1)):
+        files = Files(name=name, n_files=n_files, kinds=("others", "numbers"), n_buckets=4, identity="00" * 16)
+        for number in range(n_files):
+            with run_files.RunWriter(tmp_path, files.file_name(number), bytes(16), files.kinds, 4, 300) as writer:
+                records = SharedRecords(tmp_path, "numbers", np.dtype("<u8"), state, writer)
+                for i in range(50):
+                    writer.put("others", 3, b"x" * i)
+                    records.add(np.array([i % 3]), np.array([1000 * len(state.files) + 100 * number + i], np.uint64))
+                writer.complete(b"answer")
+        state.files.setdefault("numbers", []).append(files)
+    records = SharedRecords(tmp_path, "numbers", np.dtype("<u8"), state, None)
+    wanted = [begin + i for begin in (0, 100, 1000) for i in range(1, 50, 3)]
+    assert records.read(1).tolist() == wanted
+    with tiny():
+        assert np.concatenate(list(records.blocks(1))).tolist() == wanted
+    assert [records.read(1, begin, 1).tolist() for begin in range(len(wanted))] == [[each] for each in wanted]

@@ -351,6 +351,10 @@ class SpreadCopying(Copying):
         ]
         self._work = save_work(self._output.directory, self._marking.work(None))
         n_at_once = self._cluster.n_wanted
+        if self._output.stage_bytes:
+            # What is complete leaves the stage after a commit.
+            largest = max((portion.end - portion.token for _, portion in portions), default=1) * section.item_bytes
+            n_at_once = max(1, min(n_at_once, self._output.stage_bytes // largest))
         for begin in range(0, len(portions), n_at_once):
             self._copy_group(at, section, portions[begin : begin + n_at_once])
         self._place = (at + 1, 0, 0)
