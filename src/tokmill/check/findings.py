@@ -35,7 +35,9 @@ def naming_options(inputs: Sequence[Input], *, with_format: bool) -> Iterator[No
         yield
     except UsageError as error:
         options = [each for each in source_options(inputs) if with_format or each.startswith("--glob")]
-        if options and not error.option:
+        # What the run was given is better than a pattern that a directory's files propose.
+        if options and (not error.option or (error.option == "--glob" and error.suggested)):
+            error.option = error.suggested = None
             error.next_step = f"the same command with {' '.join(options)}"
         raise
 
