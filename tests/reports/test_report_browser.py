@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from support import browser
@@ -36,6 +37,31 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokmill.tokenize(corpus, top / "out", val_fraction=0.2, on_error="skip", threads=1)
     give_history(top / "out")
     return Path(tokmill.report(top / "out").path).as_uri()
+
+
+@pytest.fixture(scope="module")
+def compared(url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The page that compares that output with another one."""
+    top, first = tmp_path_factory.mktemp("compared"), Path(unquote(urlsplit(url).path)).parent
+    (top / "c.txt").write_text("<|endoftext|>".join(f"{HOSTILE} and words {i}. " * (1 + i % 30) for i in range(600)))
+    tokmill.tokenize(top / "c.txt", top / "a-directory-with-quite-a-long-name-as-people-have-them", val_fraction=0.2, threads=1)
+    other = top / "a-directory-with-quite-a-long-name-as-people-have-them"
+    return Path(tokmill.report(first, top / "page.html", other=other).path).as_uri()
+
+
+@pytest.mark.parametrize("width", [320, 400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_comparison_is_as_quiet_as_narrow_and_as_legible(
+    chromium: browser.Browser, compared: str, width: int, scheme: str
+) -> None:
+    show(chromium, compared, width, scheme)
+    assert chromium.value("document.documentElement.scrollWidth") <= width
+    assert chromium.value(_CONTRAST) >= 4.5
+    asked = [event["request"]["url"] for event in chromium.named("Network.requestWillBeSent")]
+    assert [each for each in asked if not each.startswith("data:")] == [compared]
+    for kind in ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Page.javascriptDialogOpening"):
+        assert chromium.named(kind) == []
+    assert chromium.value("document.querySelectorAll('figure svg[role=img]').length") == 2
 
 
 def show(chromium: browser.Browser, url: str, width: int, scheme: str = "light") -> None:
