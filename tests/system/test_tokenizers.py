@@ -243,3 +243,24 @@ def test_the_file_is_the_tokenizer_wherever_it_lies(tmp_path: Path) -> None:
 def test_outputs_of_published_encodings_keep_their_fingerprint() -> None:
     """Of 0.1.0: an output that was begun with it is resumed."""
     assert a_content(tokenizer=a_tokenizer()).fingerprint() == "ca17fcd3cfb7301ed5af85497fc86828"
+
+
+def test_a_begin_of_text_id_stands_before_each_document_where_it_is_asked_for(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("sentencepiece", corpus(tmp_path), out, eot_token="<s>", eot="before")
+    begin = truth("sentencepiece").token_to_id("<s>")
+    wanted = [[begin, *true_ids("sentencepiece", text)] for text in documents()]
+    with tokmill.open(out) as data:
+        assert [data.document("train", i).tolist() for i in (0, 1, 149)] == [wanted[i][1:] for i in (0, 1, 149)]
+        assert np.asarray(data.train).tolist() == [i for ids in wanted for i in ids]
+    assert tokmill.verify(out, sources=True).ok
+
+
+@pytest.mark.parametrize("name", ["sentencepiece", "unigram"])
+def test_where_validation_and_the_output_end_is_compared_with_the_sources_of_any_tokenizer(name: str, tmp_path: Path) -> None:
+    run(name, corpus(tmp_path), tmp_path / "out", max_tokens=3000, val_tokens=300, val_fraction=0.3)
+    manifest = load_manifest(tmp_path / "out")
+    assert manifest.cut_short is True
+    assert 300 <= manifest.counts.tokens_val < 3000 <= manifest.counts.tokens_train + manifest.counts.tokens_val
+    report = tokmill.verify(tmp_path / "out", sources=True)
+    assert (report.ok, report.compared_documents) == (True, manifest.counts.documents_train + manifest.counts.documents_val)
