@@ -149,6 +149,19 @@ def test_bad_records_before_the_end_are_listed_and_none_after_it(tmp_path: Path)
     assert len(found) == 1
 
 
+def test_a_bad_record_before_a_long_one_that_is_the_last_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is written before the long one's end is then told by itself.
+    monkeypatch.setattr("tokmill.run.worker._LIMITED_BYTES", 1)
+    (tmp_path / "c.csv").write_text("n,text\n1,one\n2\n3," + "some words and more. " * 400 + "\n4\n5,five\n")
+    for batch_bytes in (2000, 200_000):
+        out = tmp_path / f"{batch_bytes}"
+        run_in_process([tmp_path / "c.csv"], out, {"batch_bytes": batch_bytes}, max_tokens=9, on_error="skip", val_fraction=0)
+        counts = load_manifest(out).counts
+        assert (counts.documents, counts.documents_train, counts.skipped) == (3, 2, {"invalid_csv": 1})
+        assert [msgspec.json.decode(line)["record"] for line in (out / SKIPPED_NAME).read_bytes().splitlines()] == [2]
+        assert tokmill.verify(out, sources=True).ok
+
+
 @pytest.mark.parametrize("n_calls", range(1, 9, 2))
 def test_ended_anywhere_a_run_continues_to_the_same_files(tmp_path: Path, n_calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     corpus, out = write(tmp_path / "c.jsonl"), tmp_path / "out"

@@ -126,9 +126,8 @@ def divided(wanted: InputRange, tail: ValTail, separator_bytes: int) -> tuple[In
     if end.offset and end.offset <= at:
         return wanted, None
     place = replace(begin, offset=at)
-    until = None if wanted.until_byte is None else max(wanted.until_byte, at + 1)
     head = replace(wanted, end=place, separator_bytes=separator_bytes if tail.is_document else 0)
-    return head, replace(wanted, begin=place, begin_byte=at, until_byte=until)
+    return head, replace(wanted, begin=place, begin_byte=at)
 
 
 def goes_on(head: InputRange, tail: ValTail, after: Cursor) -> bool:
