@@ -41,7 +41,7 @@ from tokmill.core.system import durable
 from tokmill.core.system.tree import TreePath
 from tokmill.derive import arranging, bucket_run, buckets, choosing, mixing, packed_run, shuffling
 from tokmill.derive.buckets import RECORD
-from tokmill.derive.portions import Portion
+from tokmill.derive.spread.portions import Portion
 from tokmill.output import acquire_lock, directory
 from tokmill.reports.reproduce import commands
 from tokmill.run.parts.finalize import finalize

@@ -31,10 +31,10 @@ import tokmill
 from tokmill.core.errors import ChangedError, DamageError, LockedError, MemoryBudgetError, UsageError
 from tokmill.core.manifest import load_manifest
 from tokmill.core.system import durable
-from tokmill.derive import portions, run_files
 from tokmill.derive.deduplication import copying, marking, running, spread as spreading, spread_tasks
 from tokmill.derive.deduplication.comparison import Comparison
 from tokmill.derive.deduplication.shared import Files, SharedRecords, SharedState
+from tokmill.derive.spread import portions, run_files
 from tokmill.output import disk_space
 
 QUICK = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]

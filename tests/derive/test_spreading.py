@@ -29,8 +29,9 @@ import tokmill
 from tokmill.core.errors import DamageError, LockedError, UsageError
 from tokmill.core.events import AnyEvent, Committed
 from tokmill.core.system import durable
-from tokmill.derive import arranging, bucket_run, choosing, mixing, portions, shuffling, spreading
+from tokmill.derive import arranging, bucket_run, choosing, mixing, shuffling
 from tokmill.derive.buckets import RECORD, Buckets
+from tokmill.derive.spread import arranging as spreading, portions
 from tokmill.output import disk_space
 from tokmill.run.parts.finalize import finalize
 
@@ -198,7 +199,7 @@ def test_what_a_task_says_it_wrote_is_on_the_disk(two: list[Path], tmp_path: Pat
     monkeypatch.setattr(durable, "write_all_at", write)
     monkeypatch.setattr(durable, "sync_file", sync)
     for name in ("scatter_portion", "write_bucket"):
-        key = f"tokmill.derive.spreading:{name}"
+        key = f"tokmill.derive.spread.arranging:{name}"
         monkeypatch.setitem(FUNCTIONS, key, watched(FUNCTIONS[key]))
     with spread():
         shuffle(two, tmp_path / "out", ray="", shard_tokens=200)

@@ -13,7 +13,7 @@ from typing import Self
 
 from tokmill.derive.choosing import measure_portion
 from tokmill.derive.deduplication.spread_tasks import copy_portion, mark
-from tokmill.derive.spreading import scatter_portion, write_bucket
+from tokmill.derive.spread.arranging import scatter_portion, write_bucket
 
 FUNCTIONS = {
     f"{each.__module__}:{each.__name__}": each for each in (scatter_portion, write_bucket, measure_portion, mark, copy_portion)

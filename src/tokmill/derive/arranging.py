@@ -19,7 +19,7 @@ from tokmill.derive import bucket_run
 from tokmill.derive.bucket_run import BucketRun, groups
 from tokmill.derive.buckets import RECORD, RECORD_COST, sum_of_digests
 from tokmill.derive.document_stream import ahead, pieces_of, slices, whole_documents, without_mark
-from tokmill.derive.portions import remove_portions
+from tokmill.derive.spread.portions import remove_portions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

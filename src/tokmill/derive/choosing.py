@@ -18,9 +18,9 @@ from tokmill.core.document_order import choice_keys
 from tokmill.core.system.budget import store_bytes
 from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.copiers import ids_of
-from tokmill.derive.portions import Portion, cut_portions
 from tokmill.derive.source import ShiftedIds
-from tokmill.derive.tasks import TASKS_A_SLOT, load_same
+from tokmill.derive.spread.portions import Portion, cut_portions
+from tokmill.derive.spread.tasks import TASKS_A_SLOT, load_same
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from tokmill.derive.source import Source
-    from tokmill.derive.tasks import Tasks
+    from tokmill.derive.spread.tasks import Tasks
 
 _ALL = 1 << 64
 _MOST_MEASURED = 1 << 18

@@ -20,9 +20,9 @@ from tokmill.derive.bucket_run import LEAST_BYTES, Operand
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, provenance
 from tokmill.derive.loading import load_source
 from tokmill.derive.merging import check_agreement, merged_content, shared_inputs, with_offsets
-from tokmill.derive.portions import index_bytes
 from tokmill.derive.source import Source, check_marks
-from tokmill.derive.spreading import Spread
+from tokmill.derive.spread.arranging import Spread
+from tokmill.derive.spread.portions import index_bytes
 from tokmill.formats import FORMATS, choose_output
 from tokmill.output import RunHistoryRecorder, arranging_bytes, drop_tokenized
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from tokmill.core.outcome import Outcome
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.protocols import Observer
-    from tokmill.derive.tasks import Tasks
+    from tokmill.derive.spread.tasks import Tasks
     from tokmill.output import Output
 
 _USUAL_BYTES = 1 << 30

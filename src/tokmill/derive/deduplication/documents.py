@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from tokmill.core.records import EotPlacement
     from tokmill.dataset import Ids
-    from tokmill.derive.portions import Portion
     from tokmill.derive.source import Source
+    from tokmill.derive.spread.portions import Portion
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ from tokmill.derive.deduplication.spread import Cluster, SpreadCopying, SpreadMa
 from tokmill.derive.deduplication.spread_tasks import LENGTH, PAIR
 from tokmill.derive.engine import COMMIT_BYTES, derive_output, is_arranged, provenance
 from tokmill.derive.merging import check_agreement, merged_content, with_offsets
-from tokmill.derive.run_files import INDEX_SHARE
 from tokmill.derive.shuffling import budget_of, bytes_of_stores, chosen_content, cluster, load_apart, load_operands
 from tokmill.derive.source import Source, check_marks
+from tokmill.derive.spread.run_files import INDEX_SHARE
 from tokmill.output import Output, RunHistoryRecorder, is_made, open_output, rewriting_need, why_protected
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from tokmill.core.config import Content, How
     from tokmill.core.protocols import Observer
     from tokmill.derive.merging import Described
-    from tokmill.derive.tasks import Tasks
+    from tokmill.derive.spread.tasks import Tasks
 
 _EXAMPLE = "tokmill dedup DIR --out unique"
 _LINE_BYTES = 180

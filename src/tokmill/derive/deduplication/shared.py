@@ -10,14 +10,14 @@ from tokmill.core.bounded import Natural
 from tokmill.core.system.durable import storage_errors
 from tokmill.derive.buckets import save_state
 from tokmill.derive.deduplication.scratch import Scratch, State, StoredRecords, state_path
-from tokmill.derive.run_files import Extents, RunFile
+from tokmill.derive.spread.run_files import Extents, RunFile
 from tokmill.output import growing_path
 
 if TYPE_CHECKING:
     import numpy as np
 
     from tokmill.core.system.tree import Directory, TreePath
-    from tokmill.derive.run_files import RunWriter
+    from tokmill.derive.spread.run_files import RunWriter
 
 
 class Files(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,10 +35,10 @@ from tokmill.derive.deduplication.spread_tasks import (
     SectionFacts,
     Work,
 )
-from tokmill.derive.placing import Placed
-from tokmill.derive.portions import Portion, cut_side
-from tokmill.derive.run_files import least_file_bytes, most_buckets
-from tokmill.derive.tasks import TASKS_A_SLOT, save_work
+from tokmill.derive.spread.placing import Placed
+from tokmill.derive.spread.portions import Portion, cut_side
+from tokmill.derive.spread.run_files import least_file_bytes, most_buckets
+from tokmill.derive.spread.tasks import TASKS_A_SLOT, save_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from tokmill.core.deduplication import NearRule
     from tokmill.core.progress import ProgressReporter
     from tokmill.derive.deduplication.documents import Documents, Section
-    from tokmill.derive.placing import Stretch
     from tokmill.derive.source import Source
-    from tokmill.derive.tasks import Tasks
+    from tokmill.derive.spread.placing import Stretch
+    from tokmill.derive.spread.tasks import Tasks
     from tokmill.output import Output
 
 _NAME = "tokmill.derive.deduplication.spread_tasks:{}"

@@ -18,10 +18,10 @@ from tokmill.derive.deduplication.marking import BUFFER_SHARE, Marking
 from tokmill.derive.deduplication.removals import ByNumber, lines_of
 from tokmill.derive.deduplication.shared import Files, SharedScratch, SharedState
 from tokmill.derive.document_stream import ahead, whole_documents
-from tokmill.derive.placing import StretchWriter
-from tokmill.derive.portions import Portion
-from tokmill.derive.run_files import RunWriter, answer_of
-from tokmill.derive.tasks import Question, gone_error, load_same, understood
+from tokmill.derive.spread.placing import StretchWriter
+from tokmill.derive.spread.portions import Portion
+from tokmill.derive.spread.run_files import RunWriter, answer_of
+from tokmill.derive.spread.tasks import Question, gone_error, load_same, understood
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

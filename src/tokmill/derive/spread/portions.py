@@ -1,7 +1,7 @@
 """Documents on their way through several machines: what one task scatters of a source is a portion, one file on the shared disk.
 
 A portion is as much of a side as a task takes at a time, cut where the manifest says how many documents lie before. Its file
-(`derive/run_files.py`) has of each bucket the ids, the records, and in each run the sum of the digests of its documents.
+(`derive/spread/run_files.py`) has of each bucket the ids, the records, and in each run the sum of the digests of its documents.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from tokmill.core.bounded import Natural
 from tokmill.derive.buckets import RECORD, SUM_BITS, BucketState, damage
-from tokmill.derive.run_files import (
+from tokmill.derive.spread.run_files import (
     INDEX_SHARE,
     Extents,
     RunFile,

@@ -17,7 +17,7 @@ from tokmill.core.errors import DamageError, UsageError
 from tokmill.core.system import durable
 from tokmill.core.system.durable import storage_errors
 from tokmill.core.text import counted
-from tokmill.derive.tasks import gone_error
+from tokmill.derive.spread.tasks import gone_error
 from tokmill.output import growing_path
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """`shuffle` and `mix` on several machines: the passes of `derive/arranging.py`, in tasks that run anywhere.
 
 The tasks share the directory in which the output is made, and nothing else. One scatters a portion of a source into a file of its
-own (`derive/portions.py`), another sorts a bucket and writes its ids where they belong in the files of the output. This process
+own (`portions.py`), another sorts a bucket and writes its ids where they belong in the files of the output. This process
 reads the records of each bucket: it sorts them, lets the writer of the format say which stretch of it goes to which file and place,
 and commits, as a run on one machine does. So the files are those of such a run, in any format. Every task can be done again, and
 twice at once: it writes the same bytes. A portion that is there is not made again, and no bucket that is committed.
@@ -25,10 +25,10 @@ from tokmill.derive.bucket_run import FIXED_BYTES, LEAST_BYTES, MIB, Operand
 from tokmill.derive.buckets import RECORD, remove_buckets
 from tokmill.derive.copiers import ids_of
 from tokmill.derive.document_stream import ahead, whole_documents
-from tokmill.derive.placing import Placed, StretchWriter
-from tokmill.derive.portions import Portion, PortionBuckets, PortionWriter, cut_portions, least_portion_bytes, most_buckets
 from tokmill.derive.source import ShiftedIds
-from tokmill.derive.tasks import TASKS_A_SLOT, Question, gone_error, load_same, save_work, understood
+from tokmill.derive.spread.placing import Placed, StretchWriter
+from tokmill.derive.spread.portions import Portion, PortionBuckets, PortionWriter, cut_portions, least_portion_bytes, most_buckets
+from tokmill.derive.spread.tasks import TASKS_A_SLOT, Question, gone_error, load_same, save_work, understood
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from tokmill.core.progress import ProgressReporter
     from tokmill.core.records import Counts
     from tokmill.core.system.tree import Directory
-    from tokmill.derive.placing import Stretch
-    from tokmill.derive.tasks import Tasks
+    from tokmill.derive.spread.placing import Stretch
+    from tokmill.derive.spread.tasks import Tasks
     from tokmill.output import Output
 
 _PORTION_BYTES = 256 << 20
@@ -224,7 +224,7 @@ class Spread(Arranging):
         self._tasks.do(_NAME.format("write_bucket"), questions, collect, budget_bytes=self._task_bytes)
 
 
-_NAME = "tokmill.derive.spreading:{}"
+_NAME = "tokmill.derive.spread.arranging:{}"
 
 
 class _Task(Arranging):
