@@ -23,7 +23,7 @@ from support.runs import TINY, repair_in_process, run_in_process, tokenize_in_sm
 
 import tokmill
 from tokmill.cli import app
-from tokmill.core.errors import ChangedError, Interrupted, UsageError
+from tokmill.core.errors import ChangedError, Interrupted, TokmillError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME, Manifest, load_manifest
 from tokmill.core.records import Cursor
 from tokmill.output.directory import Output
@@ -147,6 +147,17 @@ def test_bad_records_before_the_end_are_listed_and_none_after_it(tmp_path: Path)
         assert manifest.counts.skipped["invalid_json"] == sum(line == b"no json" for line in lines[: at.record])
         assert tokmill.verify(out, sources=True).ok
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("batch_bytes", [500, 1 << 20])
+def test_what_is_wrong_behind_the_end_is_nobodys_concern(tmp_path: Path, batch_bytes: int) -> None:
+    documents = some_documents(40, 60, 2)
+    (tmp_path / "a.txt").write_bytes(SEP.encode().join([*documents[:20], b"bad \xff bytes", *documents[20:]]))
+    sizes = TINY | {"batch_bytes": batch_bytes}
+    run_in_process([tmp_path / "a.txt"], tmp_path / "out", sizes, max_tokens=40)
+    assert written(tmp_path / "out") == expected(documents[:20], max_tokens=40)[0]
+    with pytest.raises(TokmillError):
+        run_in_process([tmp_path / "a.txt"], tmp_path / "more", sizes, max_tokens=ALL)
 
 
 def test_a_bad_record_before_a_long_one_that_is_the_last_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

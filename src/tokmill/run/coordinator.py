@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tokmill.core.config import Job
-from tokmill.core.errors import TokmillError
+from tokmill.core.errors import InputError, MemoryBudgetError, TokmillError
 from tokmill.core.events import AnyEvent, Finished, Started
 from tokmill.core.manifest import FORMAT_VERSION, Manifest, published
 from tokmill.core.outcome import already_finished
@@ -153,7 +153,19 @@ class Coordinator(EncodingProcess):
         if limits.is_reached:
             self._is_cut = True
             return
-        for encoded in self._read(writer.reached, writer, one_by_one=one_by_one):
+        batches = self._read(writer.reached, writer, one_by_one=one_by_one)
+        while True:
+            try:
+                encoded = next(batches, None)
+            except (InputError, MemoryBudgetError):
+                if one_by_one or not content.max_tokens or not last.is_here:
+                    raise
+                # The record may lie behind the end, in a batch with the last document.
+                one_by_one = True
+                batches = self._read(last.cursor, writer, one_by_one=True)
+                continue
+            if encoded is None:
+                return
             limited, is_last = limits.applied(encoded)
             if limits.is_val_full:
                 self._pool.end_validation()
