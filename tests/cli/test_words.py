@@ -166,7 +166,6 @@ def test_a_small_output_is_not_said_to_be_made_at_no_speed(out: Path, tmp_path: 
         ("--field=content", "--text-key=content"),
         ("--input corpus.txt", "corpus.txt"),
         ("--model gpt2", "--tokenizer gpt2"),
-        ("--encoding gpt2", "--tokenizer gpt2"),
         ("--shard-size 100", "--shard-tokens 100"),
         ("--ram 4G", "--memory 4G"),
         ("--jobs 4", "--threads 4"),

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _MEANT = {
     "--text-key": ("--column", "--field", "--key"),
     "--out": ("--output", "--output-dir", "--out-dir"),
-    "--tokenizer": ("--vocab", "--model", "--encoding"),
+    "--tokenizer": ("--vocab", "--model"),
     "--shard-tokens": ("--shard-size",),
     "--memory": ("--ram", "--mem", "--max-memory"),
     "--threads": ("--jobs", "--workers", "--cores", "--num-workers", "--num-threads", "--processes"),
