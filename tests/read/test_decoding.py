@@ -198,6 +198,8 @@ def test_what_is_no_encoding_or_has_one_of_its_own_is_refused(tmp_path: Path, ca
     for wrong in ("latin-11", "hex", "rot13", "idna", "unicode_escape", "utf-7", "x" * 300, ""):
         with pytest.raises(UsageError, match="is not an encoding of text"):
             tokmill.tokenize(corpus, tmp_path / "out", encoding=wrong)
+    assert app.run(["tokenize", str(corpus), "-o", str(tmp_path / "out"), "--encoding", "gpt2"]) == 2
+    assert "a tokenizer is --tokenizer" in capsys.readouterr().err
     (tmp_path / "a.tar").write_bytes(b"\0" * 1024)
     with pytest.raises(UsageError, match="the texts in an archive are read as UTF-8"):
         tokmill.tokenize(tmp_path / "a.tar", tmp_path / "out", encoding="latin-1")

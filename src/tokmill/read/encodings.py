@@ -37,7 +37,7 @@ def codec_name(encoding: str) -> str:
     raise UsageError(
         f"{encoding!r} is not an encoding of text",
         option="--encoding",
-        allowed=f"one that Python knows: {', '.join(_USUAL)} and others",
+        allowed=f"one that Python knows: {', '.join(_USUAL)} and others; a tokenizer is --tokenizer",
         suggested=nearest(encoding, _USUAL) or "latin-1",
     )
 
