@@ -318,3 +318,33 @@ def test_a_plan_ends_there_too(tmp_path: Path) -> None:
     assert plan.totals.tokens.value == 1000
     assert any("validation has about 100 tokens, not the 500 tokens" in notice for notice in plan.notices)
     assert tokmill.plan(corpus, max_tokens=10**9).totals == tokmill.plan(corpus).totals
+
+
+def test_a_limit_that_the_last_document_reaches_cuts_nothing(tmp_path: Path) -> None:
+    documents = some_documents(20, 60, 2)
+    (tmp_path / "a.jsonl").write_bytes(b"".join(b'{"text": %s}\n' % msgspec.json.encode(each.decode()) for each in documents))
+    run_in_process([tmp_path / "a.jsonl"], tmp_path / "whole", TINY)
+    counts = load_manifest(tmp_path / "whole").counts
+    n = counts.tokens_train + counts.tokens_val
+    for max_tokens, is_short in ((n, False), (n - 1, False), (n // 2, True)):
+        out = tmp_path / str(max_tokens)
+        run_in_process([tmp_path / "a.jsonl"], out, TINY, max_tokens=max_tokens)
+        assert (load_manifest(out).cut_short is True) == is_short
+        assert tokmill.verify(out, sources=True).ok
+        assert (written(out) == written(tmp_path / "whole")) != is_short
+
+
+def test_what_does_not_go_with_the_end_of_a_text_or_a_limit_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.txt").write_bytes(SEP.encode().join(some_documents(20, 60, 2)))
+    (tmp_path / "b.txt").write_bytes(b"another")
+    words = ["tokenize", str(tmp_path / "a.txt"), "--out", str(tmp_path / "out")]
+    assert app.run([*words, "--val-tail", "10%", "--max-tokens", "100"]) == 2
+    assert "one of them" in capsys.readouterr().err
+    assert app.run([*words, "--val-tail", "1.5"]) == 2
+    assert "out of range" in capsys.readouterr().err
+    assert app.run([*words, "--val-tail", "10%", "--sample", "0.5", "--seed", "7"]) == 0
+    assert "no effect" not in capsys.readouterr().err
+    assert app.run([*words, "--fresh", "--max-tokens", "100"]) == 0
+    capsys.readouterr()
+    assert app.run([words[0], str(tmp_path / "b.txt"), *words[2:], "--max-tokens", "100"]) == 12
+    assert "--append" not in capsys.readouterr().err

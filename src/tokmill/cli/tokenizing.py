@@ -108,9 +108,14 @@ def unused_option_notices(console: Console, out: str | None, options: dict[str, 
         ("--stage", is_local, "without an s3:// output"),
         ("--stage-size", is_local, "without an s3:// output"),
         ("--max-skipped", options["on_error"] != "skip", "without --on-error skip"),
-        ("--val-fraction", bool(options["val_input"]), "with --val-input"),
-        ("--seed", bool(options["val_input"]) and options["sample"] is None, "with --val-input"),
-        *((each, options["val_tail"] is not None, "with --val-tail") for each in ("--val-fraction", "--seed")),
+        *(
+            rule
+            for name, is_given in (("--val-input", bool(options["val_input"])), ("--val-tail", options["val_tail"] is not None))
+            for rule in (
+                ("--val-fraction", is_given, f"with {name}"),
+                ("--seed", is_given and options["sample"] is None, f"with {name}"),
+            )
+        ),
         ("--part-bytes", options.get("ray") is None, "without --ray"),
     ]
     return console.unused(rules)

@@ -70,7 +70,8 @@ def parse_tail(given: str | float) -> tuple[int, float, bool]:
     share = float(match[1]) / (100 if match[2] else 1) if match else 0.0
     if 0 < share < 1:
         return 0, share, False
-    n_bytes = 0 if match and match[2] else parse_size(text, "--val-tail")
+    is_share = match is not None and (bool(match[2]) or "." in text)
+    n_bytes = 0 if is_share else parse_size(text, "--val-tail")
     if n_bytes <= 0:
         raise UsageError(
             f"{text} is out of range", option="--val-tail", allowed="more than nothing, less than all", suggested="10%"
@@ -442,6 +443,14 @@ class PlanOptions:
                 allowed=f"one of {first} and {other}",
                 suggested="0" if other == "--val-fraction" else None,
                 next_step="leave one of the two out",
+            )
+        if self.val_tail is not None and self.max_tokens is not None:
+            raise UsageError(
+                "an output that ends before the text does has no tail",
+                where="--val-tail with --max-tokens",
+                option="--max-tokens",
+                allowed="one of them",
+                next_step="leave one of the two out, or cut the text first: head -c 10M corpus.txt > some.txt",
             )
         if self.val_tokens is not None and self.val_fraction == 0:
             raise UsageError(

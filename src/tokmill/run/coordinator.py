@@ -27,7 +27,7 @@ from tokmill.run.encoding import COMMITTED, EncodingProcess, auditor_of, serve, 
 from tokmill.run.memory_guard import MemorySample, SharedPages, limit_growth, take_memory_sample
 from tokmill.run.pool import Pool
 from tokmill.run.segment_writer import SegmentWriter
-from tokmill.run.token_limits import LastPlace, TokenLimits, cut_notices
+from tokmill.run.token_limits import LastPlace, TokenLimits, cut_notices, has_limits
 from tokmill.run.worker import Worker
 from tokmill.store import register_urls
 
@@ -95,7 +95,7 @@ class Coordinator(EncodingProcess):
             fresh=job.fresh,
             replacing=job.replacing,
             segment_bytes=segment_bytes,
-            can_append=not job.destination,
+            can_append=not (job.destination or has_limits(job.content) or job.content.val_tail),
         )
         if isinstance(output, Manifest):
             self._emit(already_finished(output))
@@ -148,17 +148,17 @@ class Coordinator(EncodingProcess):
         """Yield what became of the corpus from the last commit on, up to where the output ends."""
         limits, content = self._limits, self._job.content
         # What was read of a pipe is gone, so its records must be told apart from the beginning on.
-        one_by_one = bool(content.max_tokens) and any(source.size_bytes is None for source in content.inputs)
+        one_by_one = is_piped = bool(content.max_tokens) and any(source.size_bytes is None for source in content.inputs)
         last = LastPlace(writer)
         if limits.is_reached:
-            self._is_cut = True
+            yield from self._rest(self._read(writer.reached, writer, one_by_one=True), is_piped=is_piped)
             return
         batches = self._read(writer.reached, writer, one_by_one=one_by_one)
         while True:
             try:
                 encoded = next(batches, None)
             except (InputError, MemoryBudgetError):
-                if one_by_one or not content.max_tokens or not last.is_here:
+                if one_by_one or not content.max_tokens or not writer.is_at_cursor:
                     raise
                 # The record may lie behind the end, in a batch with the last document.
                 one_by_one = True
@@ -170,18 +170,34 @@ class Coordinator(EncodingProcess):
             if limits.is_val_full:
                 self._pool.end_validation()
             if is_last:
+                ones = batches
                 if not one_by_one:
                     ones = self._read(last.cursor, writer, one_by_one=True)
                     ended = last.ended(limited, ones)
                     if ended is None:
                         return
                     limited = ended
-                self._is_cut = True
                 yield limited
+                yield from self._rest(ones, is_piped=is_piped)
                 return
             last.add(limited)
             yield limited
             last.update()
+
+    def _rest(self, ones: Iterator[EncodedBatch], *, is_piped: bool) -> Iterator[EncodedBatch]:
+        """Yield the end of the corpus if no record comes before it; else note that the output ends sooner. Waits for no pipe."""
+        rest: list[EncodedBatch] = []
+        try:
+            for each in ones if not is_piped else ():
+                self._is_cut = bool(each.counts.documents or each.skips)
+                if self._is_cut:
+                    return
+                rest.append(each)
+        except (InputError, MemoryBudgetError):
+            self._is_cut = True
+            return
+        self._is_cut = is_piped
+        yield from rest
 
     def _read(self, start: Cursor, writer: SegmentWriter, *, one_by_one: bool) -> Iterator[EncodedBatch]:
         content, n_bytes = self._job.content, self._job.resources.range_bytes

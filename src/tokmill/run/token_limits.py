@@ -114,11 +114,6 @@ class LastPlace:
             self.cursor, self._counts = self._writer.reached, self._writer.counts
             self._n_documents = self._n_skipped = 0
 
-    @property
-    def is_here(self) -> bool:
-        """Whether nothing was written since."""
-        return not (self._n_documents or self._n_skipped)
-
     def add(self, encoded: EncodedBatch) -> None:
         """A batch is written."""
         self._n_documents += _n_documents(encoded.counts)
