@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,10 +19,12 @@ import xxhash
 from hypothesis import HealthCheck, given, settings, strategies as st
 from support.corpora import SEP, some_documents
 from support.oracle import EOT, gpt2
-from support.outputs import ids_of, side_bytes, written
+from support.outputs import ids_of, rewrite_manifest, side_bytes, written
 from support.runs import TINY, repair_in_process, run_in_process, tokenize_in_small_segments
+from support.small_tokenizers import path_of
 
 import tokmill
+from tokmill.check import compare
 from tokmill.cli import app
 from tokmill.core.errors import ChangedError, Interrupted, TokmillError, UsageError
 from tokmill.core.manifest import SKIPPED_NAME, Manifest, load_manifest
@@ -29,6 +32,7 @@ from tokmill.core.records import Cursor
 from tokmill.output.directory import Output
 from tokmill.reports.reproduce import commands, settings as settings_of
 from tokmill.run.coordinator import Coordinator
+from tokmill.run.token_limits import TokenLimits
 
 pytestmark = pytest.mark.usefixtures("workers_in_process")
 
@@ -123,7 +127,10 @@ def test_they_are_the_same_with_any_number_of_workers(tmp_path: Path, n_threads:
 
 @pytest.mark.parametrize("name", ["long.txt", "long.jsonl"])
 @pytest.mark.parametrize("max_tokens", [1, 2500, 5000, 9000, 12_000])
-def test_a_document_of_many_batches_is_on_one_side_and_whole(tmp_path: Path, name: str, max_tokens: int) -> None:
+def test_a_document_of_many_batches_is_on_one_side_and_whole(
+    tmp_path: Path, name: str, max_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "USUAL", msgspec.structs.replace(compare.USUAL, batch_bytes=2000, max_piece_bytes=2000))
     documents = [(b"%d and some words more. " % i) * (400 if i % 3 else 4) for i in range(12)]
     corpus = write(tmp_path / name, documents)
     options: dict[str, Any] = {"max_tokens": max_tokens, "val_tokens": 2000, "val_fraction": 0.6}
@@ -225,6 +232,73 @@ def test_damage_is_repaired_though_the_corpus_goes_on(tmp_path: Path) -> None:
         repair_in_process(tmp_path / out)
         assert path.read_bytes() == before
         assert tokmill.verify(tmp_path / out, sources=True).ok
+
+
+@pytest.mark.parametrize(("tokenizer", "eot"), [("gpt2", "after"), ("gpt2", "before"), ("gpt2", "none"), ("wordpiece", "after")])
+@pytest.mark.parametrize(
+    ("made", "said", "finding"),
+    [
+        ({"max_tokens": 500}, {"max_tokens": 900}, "the text differs"),
+        ({"max_tokens": 900}, {"max_tokens": 500}, "a document follows"),
+        ({"max_tokens": 900}, {}, "the text differs"),
+        ({"max_tokens": 900, "val_tokens": 200}, {"max_tokens": 900, "val_tokens": 90}, "a document follows"),
+        ({"max_tokens": 900, "val_tokens": 90}, {"max_tokens": 900, "val_tokens": 200}, "the text differs|continues"),
+        ({"val_tokens": 200}, {"val_tokens": 90}, "a document follows"),
+    ],
+    ids=["early", "late", "cut", "much val", "little val", "much val of all"],
+)
+def test_verify_finds_limits_that_were_not_kept_whatever_the_manifest_counts(
+    tmp_path: Path, made: dict[str, Any], said: dict[str, Any], finding: str, tokenizer: str, eot: str
+) -> None:
+    corpus, given = write(tmp_path / "c.txt"), {"val_fraction": 0.3, "eot": eot, **made}
+    if tokenizer == "wordpiece":
+        given |= {"tokenizer": str(path_of(tokenizer)), "eot_token": "[SEP]"}
+        finding = "ids differ|continues"
+    run_in_process([corpus], tmp_path / "out", TINY, **given)
+    assert tokmill.verify(tmp_path / "out", sources=True).ok
+    manifest = load_manifest(tmp_path / "out")
+    content = msgspec.structs.replace(manifest.content, **{"max_tokens": msgspec.UNSET, "val_tokens": msgspec.UNSET} | said)
+    rewrite_manifest(tmp_path / "out", manifest, content=content, fingerprint=content.fingerprint())
+    report = tokmill.verify(tmp_path / "out", sources=True)
+    assert not report.ok
+    assert re.search(finding, report.problems[0].what)
+
+
+@pytest.mark.parametrize(
+    ("at", "what"),
+    [(100, "the output ends before the"), (10**9, "a document follows the one that reached the")],
+    ids=["early", "late"],
+)
+def test_verify_does_not_believe_the_code_that_made_the_output(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, what: str
+) -> None:
+    # Where ids do not give the text back, the same code says where the comparison ends.
+    corpus = write(tmp_path / "c.txt")
+    with monkeypatch.context() as patch:
+        init = TokenLimits.__init__
+
+        def other(self: TokenLimits, content: Any, *rest: Any) -> None:
+            init(self, msgspec.structs.replace(content, max_tokens=at), *rest)
+
+        patch.setattr(TokenLimits, "__init__", other)
+        tokenizer = {"tokenizer": str(path_of("wordpiece")), "eot_token": "[SEP]"}
+        run_in_process([corpus], tmp_path / "out", TINY, max_tokens=500, **tokenizer)
+        report = tokmill.verify(tmp_path / "out", sources=True)
+    assert [problem.what.partition(" 500 ")[0] for problem in report.problems] == [what]
+
+
+def test_a_document_that_the_output_lacks_is_found_where_a_limit_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [b"two and more", b"one and more", b"four and more"]
+    assert [xxhash.xxh3_64_intdigest(text) < 2**63 for text in texts] == [False, True, False]
+    for name, documents in (("whole", texts), ("lacking", texts[::2])):
+        run_in_process([write(tmp_path / f"{name}.txt", documents)], tmp_path / name, TINY, max_tokens=5, val_fraction=0.5)
+    content = load_manifest(tmp_path / "whole").content
+    rewrite_manifest(tmp_path / "lacking", load_manifest(tmp_path / "lacking"), content=content, fingerprint=content.fingerprint())
+    for batch_bytes in (20, 2000):
+        monkeypatch.setattr(compare, "USUAL", msgspec.structs.replace(compare.USUAL, batch_bytes=batch_bytes))
+        assert tokmill.verify(tmp_path / "whole", sources=True).ok
+        report = tokmill.verify(tmp_path / "lacking", sources=True)
+        assert [problem.what.partition(";")[0] for problem in report.problems] == ["the output continues after its last document"]
 
 
 def test_made_already_it_is_complete_and_other_limits_are_refused(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tokmill.core.records import STDIN, Counts, Cursor, Skip, text_to_path
 from tokmill.core.selection import Selection
 from tokmill.core.spans import RecordRanges
 from tokmill.core.system.tree import tree_of
-from tokmill.core.text import shortened
+from tokmill.core.text import counted, shortened
 from tokmill.dataset import IdReader, files_of, find_tokenizer
 from tokmill.encode import cutter_of, engine_of, is_lossless, load_fastest, text_lengths
 from tokmill.output import source_error
@@ -138,6 +138,18 @@ class WrittenSide:
             begin, before = begin + len(ends), int(ends[-1])
         return len(self._written)
 
+    def n_last_ids(self, n_bytes: int) -> int:
+        """Return how many ids at the end hold the last bytes of text; those without text that follow are among them."""
+        n_ids = len(self._written)
+        end = n_ids
+        while n_bytes > 0 and end:
+            begin = max(0, end - _BLOCK_TOKENS)
+            sums = np.cumsum(self._lengths[self._written.read(begin, end)][::-1])
+            if n_bytes <= sums[-1]:
+                return n_ids - end + int(np.searchsorted(sums, n_bytes)) + 1
+            end, n_bytes = begin, n_bytes - int(sums[-1])
+        return n_ids - end
+
     def locate(self, index: int) -> tuple[str, int]:
         """As `IdReader.locate`."""
         return self._written.locate(index)
@@ -197,11 +209,20 @@ class _Comparison:
         self._item_bytes = np.dtype(content.dtype).itemsize
         self._offsets = [0, 0]
         self._numbers = [0, 0]
+        self._last_bytes = [0, 0]
+        """Bytes of text of the last document of each side."""
+        self.is_last_val = False
 
     @property
     def is_over(self) -> bool:
         """Whether the output ends here, wherever the corpus does."""
         return self._choice.is_over
+
+    def n_last(self, side: int) -> int:
+        """Return how many ids the last document of a side has. Call it at the end."""
+        n_bytes, eot = self._last_bytes[side], self._content.eot
+        n_with_end = self._sides[side].n_last_ids(n_bytes) if n_bytes else eot == "after"
+        return n_with_end + (eot == "before")
 
     def compare(self, batch: Batch) -> None:
         """Raise _DifferenceError unless the output has this batch next."""
@@ -212,9 +233,13 @@ class _Comparison:
                 last = bool(chosen[-1] == len(documents) - 1) and not self.is_over
                 expected = self._expect(batch, documents, origin, chosen.tolist(), holds_last=last)
                 self._compare_side(batch, expected, side, hashes[chosen])
+                continues = batch.head_open and len(chosen) == 1 and not chosen[0]
+                self._last_bytes[side] = self._last_bytes[side] * continues + len(expected.texts[-1])
+        if len(is_val):
+            self.is_last_val = bool(is_val[-1])
 
     def surplus(self) -> list[tuple[str, int]]:
-        """Return file and offset where each side goes on after the end of the corpus."""
+        """Return file and offset where each side goes on after the last document that was compared."""
         ends = zip(self._sides, self._offsets, strict=True)
         return [side.locate(side.id_at(offset)) for side, offset in ends if not side.is_exhausted()]
 
@@ -296,17 +321,28 @@ class _ReencodedComparison:
         self._sides = sides
         self._done = [0, 0]
         self._numbers = [0, 0]
+        self._ends = [[0, 0], [0, 0]]
+        """Where the last two documents of each side end."""
+        self.is_last_val = False
 
     @property
     def is_over(self) -> bool:
         """See _Comparison."""
         return self._limits.is_reached
 
+    def n_last(self, side: int) -> int:
+        """See _Comparison."""
+        before, last = self._ends[side]
+        return last - before
+
     def compare(self, batch: Batch) -> None:
         """See _Comparison. Raise BadTextError or EngineError, too."""
         encoded, _ = self._limits.applied(self._stage.run(batch))
         for run in encoded.runs:
             self._compare_run(run, batch)
+            if len(run.ends):
+                ends = (run.ends[-2:] + self._done[run.is_val]).tolist()
+                self._ends[run.is_val], self.is_last_val = [*self._ends[run.is_val], *ends][-2:], run.is_val
             self._done[run.is_val] += len(run.ids)
             self._numbers[run.is_val] += len(run.ends)
             self.documents += len(run.ends)
@@ -381,7 +417,8 @@ def compare_with_sources(
     resources = USUAL if memory is None else divide_resources(memory, 1, engine, content.inputs, n_ids=tokenizer.n_ids)[0]
     sample = ReferenceSample(tokenizer, audit)
     sides = [IdReader.of_files(side, files.get(side, ()), content.dtype) for side in SIDES]
-    comparison = _comparison(content, manifest.counts, sides, sample)
+    written = msgspec.structs.replace(manifest.counts, tokens_train=len(sides[0]), tokens_val=len(sides[1]))
+    comparison = _comparison(content, written, sides, sample)
     reader = CorpusReader(content, resources, cutter_of(tokenizer))
     reader.skip_long(long_records(manifest, directory))
     sizes = [i.size_bytes for i in content.inputs]
@@ -393,8 +430,10 @@ def compare_with_sources(
             findings.reporter.progress(batch.position_bytes, Counts(bytes_in=comparison.n_bytes, documents=comparison.documents))
             if comparison.is_over:
                 break
-        what = "the output continues after the end of the sources"
+        what = f"the output continues after {'its last document' if comparison.is_over else 'the end of the sources'}"
         differences: list[tuple[Any, ...]] = [(file, what, place, None) for file, place in comparison.surplus()]
+        if not differences:
+            differences = _limits_not_kept(content, comparison, sides)
     except _DifferenceError as error:
         differences = [error.args]
     except (BadRecordError, BadTextError) as error:
@@ -507,6 +546,29 @@ def _comparison(
     return _Comparison(content, counts, written, encoder, sample)
 
 
+def _limits_not_kept(
+    content: Content, comparison: _Comparison | _ReencodedComparison, sides: Sequence[IdReader]
+) -> list[tuple[Any, ...]]:
+    """Return what shows that a limit of tokens was not kept, as arguments of `Findings.add`.
+
+    The output is known to be a beginning of its sources. It must have too few tokens without its last document, and enough with it,
+    whatever its manifest says and whoever ended it.
+    """
+    n_all, last = sum(map(len, sides)), int(comparison.is_last_val)
+    found = [
+        (side, comparison.n_last(side), f"a document follows the one that reached the {counted(most, 'token')} of {option}")
+        for option, side, n, most in (
+            ("--val-tokens", SIDES.index("val"), len(sides[SIDES.index("val")]), content.val_tokens),
+            ("--max-tokens", last, n_all, content.max_tokens),
+        )
+        if most and n - comparison.n_last(side) >= most
+    ]
+    if content.max_tokens and comparison.is_over and n_all < content.max_tokens:
+        found.append((last, 0, f"the output ends before the {counted(content.max_tokens, 'token')} of --max-tokens"))
+    places = [(what, sides[side].locate(len(sides[side]) - n_last)) for side, n_last, what in found]
+    return [(file, what, at, None) for what, (file, at) in places]
+
+
 class _Choice:
     """Which documents of a batch were to be written, and on which side. Asked for each batch, in the order of the corpus."""
 
@@ -517,13 +579,16 @@ class _Choice:
         is_full = bool(content.val_tokens) and counts.tokens_val >= (content.val_tokens or 0)
         self._n_val = counts.documents_val if is_full else None
         """Documents that are for validation from here on; None: all that are chosen."""
-        self._left = np.array([counts.documents_train, counts.documents_val]) if content.max_tokens else None
+        is_reached = bool(content.max_tokens) and counts.tokens_train + counts.tokens_val >= (content.max_tokens or 0)
+        self._left = np.array([counts.documents_train, counts.documents_val]) if is_reached else None
         """Documents of each side that the output has from here on; None: as many as the corpus has."""
+        self._is_cut = False
+        """Whether the output lacks the document that is next."""
 
     @property
     def is_over(self) -> bool:
         """Whether the output ends here, wherever the corpus does."""
-        return self._left is not None and not self._left.any()
+        return self._left is not None and (self._is_cut or not self._left.any())
 
     def of(self, batch: Batch) -> tuple[Sequence[int], Sequence[bytes], NDArray[np.uint64], NDArray[np.bool_]]:
         """Return of each document its index in the batch, text, hash, and whether it is for validation. Raise BadTextError."""
@@ -544,6 +609,7 @@ class _Choice:
             return origin, documents, hashes, is_val
         sums = np.cumsum(np.stack([~is_val, is_val]), axis=1)
         n = int((sums <= self._left[:, np.newaxis]).all(axis=0).sum())
+        self._is_cut = n < len(documents)
         if n:
             self._left = self._left - sums[:, n - 1]
             self._left[int(is_val[n - 1])] += batch.tail_open and n == len(documents)
