@@ -559,7 +559,9 @@ def test_a_recipe_that_is_not_there_is_a_mistake_of_the_command(
         ('format = "raw"', "shard_tokens = 'x'", 16, "'x' is not a number of tokens", "a whole number"),
         ("val_fraction = 0.1", "memory = 1", 4, "memory is not known", "an option of the command"),
         ("val_fraction = 0.1", "threads = 1", 4, "threads is not known", "an option of the command"),
-        ("val_fraction = 0.1", 'eot = "none"', 4, "eot is not known", "what the format"),
+        ("val_fraction = 0.1", 'dtype = "uint32"', 4, "dtype is not known", "what the format"),
+        ("val_fraction = 0.1", 'eot = "none"', 4, "eot is 'none'", "before or after"),
+        ("weight = 0.25", 'weight = 1\neot = "before"', 13, "eot is not known in [sources.two]", "in [tokenize], for all sources"),
         ('separator = "none"', 'separator = """\n[a\n"""\nwieght = 1', 16, "wieght is not known in [sources.two]", ""),
     ],
 )
@@ -571,6 +573,18 @@ def test_a_mistake_is_named_with_its_line(recipe: Path, text: str, by: str, line
     assert caught.value.where == f"{recipe}, line {line}"
     assert what in caught.value.what
     assert allowed in (caught.value.allowed or "")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_id_before_each_document_is_that_of_all_sources(packed: bool, recipe: Path, tmp_path: Path) -> None:
+    text = RECIPE.replace("val_fraction = 0.1", 'val_fraction = 0.1\neot = "before"')
+    recipe.write_text(text + ("[pack]\nsequence = 64\n" if packed else ""))
+    out = tmp_path / "out"
+    tokmill.build(recipe, out)
+    content = load_manifest(out).content
+    assert (content.eot, content.format) == ("before", "raw")
+    assert int.from_bytes(ids_of(out)[0][:2], "little") == content.tokenizer.eot_id
+    assert tokmill.verify(out).ok
 
 
 @pytest.mark.parametrize("line", ["tokens = 100", "max_epochs = 2"])

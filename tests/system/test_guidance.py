@@ -143,7 +143,7 @@ def test_too_many_bad_records_are_in_the_file_that_is_named(tmp_path: Path) -> N
         (
             ["one"],
             [],
-            "val.bin is empty .* of 1 document none was drawn for validation, and .* --separator .*With --val-fraction 0",
+            "val.bin is empty .* of 1 document none was drawn for validation, and .* --separator .* --val-tail 10%.*With --val",
         ),
         (["one"], ["--val-fraction", "0.999"], "train.bin is empty .* of 1 document none was drawn for training"),
         (TEXTS[1:3], ["--val-fraction", "0.001", "--eot", "none"], "val.bin is empty .* --val-fraction 0.5"),

@@ -71,7 +71,15 @@ def parse_tail(given: str | float) -> tuple[int, float, bool]:
     if 0 < share < 1:
         return 0, share, False
     is_share = match is not None and (bool(match[2]) or "." in text)
-    n_bytes = 0 if is_share else parse_size(text, "--val-tail")
+    try:
+        n_bytes = 0 if is_share else parse_size(text, "--val-tail")
+    except UsageError:
+        raise UsageError(
+            f"{text!r} is neither a share nor a size",
+            option="--val-tail",
+            allowed="a share of the text, such as 10% or 0.1, or a size, such as 1MB",
+            suggested="10%",
+        ) from None
     if n_bytes <= 0:
         raise UsageError(
             f"{text} is out of range", option="--val-tail", allowed="more than nothing, less than all", suggested="10%"

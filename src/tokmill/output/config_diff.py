@@ -320,12 +320,17 @@ def _value(name: str, content: Content) -> object:
     value = getattr(content, name)
     if name == "separator":
         return typed_separator(value)
+    if name == "val_tail" and value is not msgspec.UNSET:
+        # As a share, it may have been typed otherwise.
+        return (content.inputs[0].size_bytes or 0) - value.begin
     return "not given" if value is msgspec.UNSET else value
 
 
 def _typed(name: str, wanted: Content, now: Content) -> str:
     """What to type for a setting; empty where options are to be left out for it."""
     value = _value(name, wanted)
+    if name == "val_tail" and not wanted.val_tail:
+        return ""
     if isinstance(value, bool):
         return _option(name) if value else ""
     if name == "shards":

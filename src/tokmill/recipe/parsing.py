@@ -73,6 +73,8 @@ _NOT_OF_SOURCES = {
 }
 _NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
+_OF_ALL = ("eot",)
+"""Options of tokenize that are those of all sources together."""
 _TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "dedup", "output", "pack")
 _DEDUP = ("near", "measure", "ngram", "bands", "rows", "shortest", "against", "compare")
 _BESIDE_NEAR = ("near", "against", "compare")
@@ -91,7 +93,8 @@ _ELSEWHERE = {
     **dict.fromkeys(_PACK, "in [pack]"),
     **dict.fromkeys(("seed", "tokens"), "before the first table"),
     **dict.fromkeys(("memory", "threads", "fresh"), "as an option of the command tokmill build"),
-    **dict.fromkeys(("eot", "dtype"), "what the format in [output] needs; tokmill convert changes it afterwards"),
+    "eot": "in [tokenize], for all sources alike",
+    "dtype": "what the format in [output] needs; tokmill convert changes it afterwards",
 }
 """Names that stand at the wrong place, and what to do."""
 
@@ -187,7 +190,9 @@ class _Reader:
         """Return the recipe. Raises UsageError."""
         self._check_names(values, _TOP, ())
         common = self._table(values.get("tokenize", {}), ("tokenize",))
-        self._check_names(common, {*self._options} - {_VAL_INPUT}, ("tokenize",))
+        self._check_names(common, {*self._options, *_OF_ALL} - {_VAL_INPUT}, ("tokenize",))
+        if common.get("eot", "before") not in ("before", "after"):
+            raise self._at(("tokenize", "eot"), f"eot is {common['eot']!r}", "before or after: documents must be told apart")
         output = self._table(values.get("output", {}), ("output",))
         self._check_names(output, _OUTPUT, ("output",))
         for name in output:
@@ -270,7 +275,7 @@ class _Reader:
         inputs = self._inputs(table, "inputs", at)
         options = {**common, **{key: each for key, each in table.items() if key not in _OWN}}
         for key, each in options.items():
-            self._check_option(self._options[key], each, (*at, key) if key in table else ("tokenize", key))
+            self._check_option(options_of(PlanOptions)[key], each, (*at, key) if key in table else ("tokenize", key))
         if _VAL_INPUT in table:
             options[_VAL_INPUT] = self._inputs(table, _VAL_INPUT, at)
         weight = table.get("weight")

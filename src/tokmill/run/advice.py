@@ -110,8 +110,9 @@ def few_val_notices(n_val: int, n_drawn: int, n_tokens: int, content: Content, a
     advice = (
         f"; --val-fraction {fraction} gives {'enough' if is_enough else 'more'}" if float(fraction) > content.val_fraction else ""
     )
-    wanted = counted(content.val_tokens, "token")
-    return [f"validation has {about}{counted(n_val, 'token')}, not the {wanted} of --val-tokens: the corpus has no more{advice}"]
+    wanted, is_cut = counted(content.val_tokens, "token"), bool(content.max_tokens) and n_tokens >= (content.max_tokens or 0)
+    why = "--max-tokens ended the output before" if is_cut else "the corpus has no more"
+    return [f"validation has {about}{counted(n_val, 'token')}, not the {wanted} of --val-tokens: {why}{advice}"]
 
 
 def fraction_for(n_wanted: int, n_drawn: int, n_tokens: int) -> tuple[str, bool]:
@@ -143,6 +144,8 @@ def more_for_val(counts: Counts, content: Content, again: str) -> str:
     """Return what to do to have enough tokens for validation; empty where nothing is known that helps."""
     if any(source.side for source in content.inputs):
         return f"for more, {again} more text for --val-input"
+    if content.val_tail:
+        return f"for more, {again} a larger --val-tail"
     n = _n_drawn(counts.documents_train + counts.documents_val, counts.bytes_text)
     n_tokens = counts.tokens_train + counts.tokens_val
     fraction, is_enough = fraction_for(FORMATS[content.format].wanted_for_val, n, n_tokens)
@@ -179,6 +182,13 @@ def emptiness_notices(counts: Counts, content: Content, again: str, *, is_listed
         ),
         (is_empty, lambda: f"every record was skipped ({named}){_key_question(content, reasons, again) or where}"),
         (n > 0 and is_one_sided and content.val_fraction > 0, lambda: _empty_side(counts, content, n, again)),
+        (
+            n > 0 and is_one_sided and bool(content.val_tail),
+            lambda: (
+                f"no document for {'validation' if counts.tokens_train else 'training'} was taken: that side is empty"
+                + (f"; --sample {content.sample:g} chose {counted(n, 'document')}" if content.sample else "")
+            ),
+        ),
         (
             n > 0 and is_one_sided and any(source.side for source in content.inputs),
             lambda: (
@@ -240,9 +250,12 @@ def _empty_side(counts: Counts, content: Content, n: int, again: str) -> str:
     what = f"{name} is empty (np.memmap cannot open such a file, tokmill.open can)"
     if content.format != "raw" or content.shards:
         what = f"there is no file for {side}"
-    what += f": of {counted(n, 'document')} none was drawn for {side}"
-    if n == 1 and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
+    taken = " that --sample chose" if content.sample else " before the end of --max-tokens" if content.max_tokens else ""
+    what += f": of {counted(n, 'document')}{taken} none was drawn for {side}"
+    if n == 1 and not taken and counts.bytes_text <= DIVIDE_ABOVE_BYTES and content.inputs[0].format == "text":
         what += f", and a document of less than 64 MiB is not divided; {_separator_advice(counts, content)}"
+        has_tail = len(content.inputs) == 1 and content.inputs[0].compression == "none" and content.inputs[0].size_bytes
+        what += f", or for its end {again} --val-tail 10%" if side == "validation" and has_tail else ""
     elif side == "training" or content.val_fraction >= _MOST_VAL:
         what += f"; {again} another --seed"
     else:
