@@ -559,6 +559,9 @@ def test_a_recipe_that_is_not_there_is_a_mistake_of_the_command(
         ('format = "raw"', "shard_tokens = 'x'", 16, "'x' is not a number of tokens", "a whole number"),
         ("val_fraction = 0.1", "memory = 1", 4, "memory is not known", "an option of the command"),
         ("val_fraction = 0.1", "threads = 1", 4, "threads is not known", "an option of the command"),
+        ("weight = 0.25", "weight = 1\nval_fraction = 0.2", 13, "val_fraction is not that of every source", "in [tokenize]"),
+        ("weight = 0.25", "weight = 1\nval_tail = '10%'", 13, "val_tail is not that of every source", "in [tokenize]"),
+        ("val_fraction = 0.1", "val_tail = '10%'", 4, "several sources", "val_fraction in [tokenize]"),
         ("val_fraction = 0.1", 'dtype = "uint32"', 4, "dtype is not known", "what the format"),
         ("val_fraction = 0.1", 'eot = "none"', 4, "eot is 'none'", "before or after"),
         ("weight = 0.25", 'weight = 1\neot = "before"', 13, "eot is not known in [sources.two]", "in [tokenize], for all sources"),
@@ -600,7 +603,6 @@ def test_what_has_no_meaning_without_weights_is_refused(line: str, recipe: Path)
     ("text", "by", "what"),
     [
         ('separator = "none"', 'tokenizer = "{other}"\neot_token = "[SEP]"', "do not fit together"),
-        ('separator = "none"', "val_fraction = 0.2", "chosen differently"),
         ('format = "raw"', 'format = "mds"\nshard_tokens = 1000', "a shard of 1,000 tokens"),
         ("weight", "weight = 0 #", "no source has a weight above 0"),
     ],

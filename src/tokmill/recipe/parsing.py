@@ -73,6 +73,8 @@ _NOT_OF_SOURCES = {
 }
 _NOT_OF_SOURCES |= {"memory", "threads", "stage", "stage_size"}
 """Options of tokenize that are not those of one source: they are of the output, or of the command."""
+_SPLITS = ("val_fraction", "val_tokens", "val_tail")
+"""Options of tokenize that say which documents are for validation."""
 _OF_ALL = ("eot",)
 """Options of tokenize that are those of all sources together."""
 _TOP = ("seed", "tokens", "max_epochs", "tokenize", "sources", "dedup", "output", "pack")
@@ -295,9 +297,17 @@ class _Reader:
             raise self._at(line, f"{at[-1]} has no {key}", f'a list of files, directories, patterns or URLs: {key} = ["a.txt"]')
         return [self._absolute(each) for each in names]
 
-    def _check_validation(self, sources: Iterable[RecipeSource]) -> None:
-        """Raise UsageError for a share for validation in a recipe with inputs for it: a document might be on both sides."""
+    def _check_validation(self, sources: Sequence[RecipeSource]) -> None:
+        """Raise UsageError where a document might be on both sides, as sources choose for validation in different ways."""
         if not any(_VAL_INPUT in each.options for each in sources):
+            for name in _SPLITS if len(sources) > 1 else ():
+                if len({each.options.get(name) for each in sources}) > 1:
+                    lines = [("sources", each.name, name) for each in sources]
+                    at = next(each for each in lines if self.line(each) is not None)
+                    raise self._at(at, f"{name} is not that of every source", f"one {name} for all of them, in [tokenize]")
+            if len(sources) > 1 and sources[0].options.get("val_tail") is not None:
+                what = "val_tail takes the end of one text, and here are several sources"
+                raise self._at(("tokenize", "val_tail"), what, "val_fraction in [tokenize], or val_input in each source")
             return
         for each in sources:
             if each.options.get("val_fraction", 0.0 if _VAL_INPUT in each.options else None) != 0:

@@ -383,7 +383,7 @@ class Sampler:
             if content.encoding_errors != "strict":
                 policy = f"--encoding-errors {content.encoding_errors} will repair it"
             elif stops:
-                policy += "; --encoding-errors replace repairs it"
+                policy += "; --encoding says what it is written in, or --encoding-errors replace puts a sign in place of it"
             self._notices.append(f"{what}: {policy}")
 
 
