@@ -50,7 +50,7 @@ FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 RUN = {"sh", "console", "python"}
-MOST_LEFT_OUT = 25
+MOST_LEFT_OUT = 26
 """Blocks that are shown and not run; more need a reason to be here."""
 
 
