@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -129,6 +130,13 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield directory
 
 
+def clear(directory: Path) -> None:
+    """Remove what earlier commands have made of other words."""
+    for path in directory.iterdir():
+        if path.name not in {"c.txt", "d", "kept"}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def everything_below(directory: Path) -> str:
     """Names and contents of all files."""
     found = [path for path in directory.rglob("*") if not path.is_relative_to(directory / "kept")]
@@ -156,6 +164,7 @@ def test_no_mistake_shows_a_secret(elsewhere: Path, place: str, typed: str, word
     assume(":{}" in place or "?" in place or "#" in place or not set("/?#:") & {*before, *after})
     # Nor the end of a password from that of a host.
     assume("@" not in before or not set("?#") & {*after})
+    clear(elsewhere)
     url = place.format(f"{before}{word}{after}")
     said = told(*(each.replace("U", url) for each in typed.split())) + everything_below(elsewhere)
     assert word not in said

@@ -34,7 +34,9 @@ import tokmill
 from tokmill.cli import app
 from tokmill.cli.command import Parameter, root
 from tokmill.core.errors import TokmillError, error_classes
+from tokmill.core.events import Failed
 from tokmill.core.options import Option
+from tokmill.core.system.process import failed_event
 from tokmill.formats import FORMATS
 
 SECONDS = float(os.environ.get("FUZZ_S", "60"))
@@ -112,9 +114,23 @@ def bounded() -> Iterator[None]:
     assert grown << 10 < MOST_BYTES, f"memory grew by {grown >> 10} MiB"
 
 
+SURPRISES: list[BaseException] = []
+"""What nothing foresaw in a worker, which tells of it as of any error."""
+
+
+def told_by_a_worker(error: BaseException) -> Failed:
+    """Stand in for what a worker does with an error."""
+    if not isinstance(error, Exception) or not is_foreseen(error):
+        SURPRISES.append(error)
+    return failed_event(error)
+
+
 def command(*words: str) -> None:
     """Carry out a command that must not be surprised; what nothing foresaw is raised."""
+    SURPRISES.clear()
     code = app.run([*words])
+    if SURPRISES:
+        raise SURPRISES[0]
     assert code in CODES, f"exit code {code} of {words}"
 
 
@@ -336,6 +352,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in WHERE:
         monkeypatch.setattr(name, DirectChild)
     monkeypatch.setattr(app, "_fail_unforeseen", surprised)
+    monkeypatch.setattr("tokmill.run.worker.failed_event", told_by_a_worker)
     monkeypatch.setattr("os.fsync", lambda _: None)
     monkeypatch.setattr("os.fdatasync", lambda _: None)
     monkeypatch.setattr(socket.socket, "connect", _no_network)
@@ -399,7 +416,7 @@ def test_a_planted_fault_is_found(
 
     def stumble(*record: object) -> None:
         stumbled.append(record)
-        raise IndexError("planted")
+        raise ZeroDivisionError("planted")
 
     monkeypatch.setattr("tokmill.read.row_batcher.RowBatcher.reject", stumble)
     _, found = cases("input", kinds, tmp_path, itertools.takewhile(lambda _: not stumbled, itertools.count(1)), capsys.readouterr)

@@ -194,13 +194,16 @@ def _bad_value(parameter: click.Parameter, context: click.Context, console: Cons
         where, fixed = origin.named, origin.repaired(name, "")
         value = f"{os.environ.get(origin.variable, '')!r} " if origin.variable else ""
     elif isinstance(parameter, Parameter):
-        default = example(parameter) if parameter.about.default is None else str(parameter.about.default)
+        about = parameter.about
+        # Of what is usual where nothing is given, the first word may be a number.
+        usual = about.usual.partition(";")[0] if about.default is None else str(about.default)
+        default = usual if about.default is not None or _number(about, usual) else example(parameter)
         for at, each in enumerate(console.arguments):
             option, equals, text = each.partition("=")
             if option in parameter.opts and (equals or at + 1 < len(console.arguments)):
                 value = f"{text if equals else console.arguments[at + 1]!r} " if not equals else f"{text!r} "
                 rest = console.arguments[at + 1 if equals else at + 2 :]
-                meant = _number(parameter.about, text if equals else console.arguments[at + 1]) or default
+                meant = _number(about, text if equals else console.arguments[at + 1]) or default
                 fixed = _command([*console.arguments[:at], option, meant, *rest])
     elif isinstance(parameter, Argument):
         name = example(parameter)
