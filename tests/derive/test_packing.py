@@ -336,6 +336,28 @@ def test_a_list_of_starts_that_is_gone_or_of_other_numbers_is_damage(two: list[P
     assert not tokmill.verify(out).ok
 
 
+@pytest.mark.parametrize("trainer", ["raw", "megatron", "mds"])
+def test_numbers_of_starts_that_are_out_of_bounds_are_damage_to_every_reader(
+    trainer: str, two: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokmill.pack(two, out := tmp_path / "p", sequence=64, seed=1, format=trainer)
+    name = next(each for each in load_manifest(out).files if each.startswith("train") and each.endswith(".npy"))
+    n_numbers = (len(data := (out / name).read_bytes()) - 128) // 8
+    for at in (0, n_numbers // 2, n_numbers - 1):
+        for value in (-5, 1 << 60, 3):
+            damaged = bytearray(data)
+            damaged[128 + 8 * at : 136 + 8 * at] = value.to_bytes(8, "little", signed=True)
+            if damaged == data:
+                continue
+            (out / name).write_bytes(damaged)
+            assert not tokmill.verify(out).ok
+            assert run(["inspect", str(out)]) in (0, 10)
+            with tokmill.open(out) as opened, contextlib.suppress(DamageError):
+                for _ in opened.packed("train", batch=2, order="sequential", epochs=1):
+                    pass
+    assert "unforeseen" not in capsys.readouterr().err
+
+
 def test_a_bucket_that_was_damaged_is_found_before_it_is_published(
     two: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,7 +144,13 @@ class PackedCheck:
             return
         first, size = self._at, self._dtype.itemsize
         self._at += len(ids)
-        bounds = (self._starts.upto(self._at) - first).tolist()
+        found = self._starts.upto(self._at) - first
+        if len(found) and (found[0] < 0 or found[-1] > len(ids) or (np.diff(found) < 0).any()):
+            self._note("the starts of documents are not in order")
+            self._starts.close()
+            self._starts = None
+            return
+        bounds = found.tolist()
         data = ids.astype(self._dtype, copy=False).view(np.uint8).data
         edges = [0, *bounds] if bounds[-1:] == [len(ids)] else [0, *bounds, len(ids)]
         n_closed = len(bounds)

@@ -27,23 +27,42 @@ class Starts:
 
     def __init__(self, files: Sequence[TokenFile], manifest: Manifest) -> None:
         """files: of ids, in order. Raises DamageError for lists that are not as long as the manifest says."""
+        self._files = files
         self._firsts = np.cumsum([0, *(file.n_tokens for file in files)], dtype=np.int64)
         self._lists = [_mapped(file, manifest) for file in files]
 
     def within(self, begin: int, end: int) -> NDArray[np.int64]:
-        """Return the starts from token `begin` on that lie before `end`: int64, shape (n,), all in one file."""
+        """Return the starts from token `begin` on that lie before `end`: int64, shape (n,), all in one file.
+
+        A document begins at `begin`. Raises DamageError where that is not so.
+        """
         number = int(np.searchsorted(self._firsts, begin, side="right")) - 1
         first, listed = int(self._firsts[number]), self._lists[number]
         a, b = np.searchsorted(listed, [begin - first, end - first])
         found: NDArray[np.int64] = listed[a:b].astype(np.int64) + first
+        if not len(found) or found[0] != begin or found[-1] >= end or (np.diff(found) <= 0).any():
+            raise self._damage(number)
         return found
 
     def stretches(self) -> Iterator[NDArray[np.int64]]:
-        """Yield begins and ends, int64, shape (n, 2), in order, some at a time."""
-        for first, listed in zip(self._firsts.tolist(), self._lists, strict=False):
+        """Yield begins and ends, int64, shape (n, 2), in order, some at a time. Raises DamageError for others than such."""
+        for number, listed in enumerate(self._lists):
+            first, end = self._firsts[number : number + 2].tolist()
             for at in range(0, len(listed) - 1, _AT_ONCE):
                 edges = listed[at : at + _AT_ONCE + 1].astype(np.int64) + first
+                if edges[0] < first or edges[-1] > end or (np.diff(edges) <= 0).any():
+                    raise self._damage(number)
                 yield np.stack([edges[:-1], edges[1:]], axis=1)
+
+    def _damage(self, number: int) -> DamageError:
+        """Return the error for the list of a file whose numbers are not those of documents."""
+        path = self._files[number].path
+        return DamageError(
+            "a list of the starts of documents is damaged: its numbers are not in order, or not of the sequences",
+            where=str(path.with_name(starts_name(path.name))),
+            allowed="numbers that rise, one at the beginning of each sequence",
+            next_step="tokmill verify DIR says what else is damaged; tokmill pack ... --fresh makes the output again",
+        )
 
 
 def _mapped(file: TokenFile, manifest: Manifest) -> NDArray[np.int64]:
