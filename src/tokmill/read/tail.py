@@ -41,8 +41,8 @@ def find_tail(inputs: Sequence[Input], separator: str | None, n_bytes: int, shar
             f"--val-tail takes the end of one plain text, {_what(inputs)}",
             where=source.path,
             option="--val-tail",
-            allowed="one text file that is not compressed",
-            next_step="use --val-fraction, --val-tokens or --val-input",
+            allowed="one text file in UTF-8 that is not compressed",
+            next_step="use --val-fraction, --val-tokens or --val-input; or write it in UTF-8 first, without compression",
         )
     wanted = n_bytes or max(1, int(share * size))
     if wanted >= size:
