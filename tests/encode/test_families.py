@@ -20,7 +20,7 @@ from tokmill.core.records import Tokenizer
 from tokmill.encode.engines.huggingface import HuggingFaceEncoder
 from tokmill.encode.engines.unicode_fallback import NEWER, NEWER_FOR_NFC, NEWER_SYMBOLS, UnicodeFallback
 from tokmill.encode.families import FAMILIES, OTHER
-from tokmill.encode.loading import cutter_of, is_lossless, load_decoder, load_encoder, load_fastest
+from tokmill.encode.loading import cutter_of, is_lossless, load_decoder, load_encoder, load_fastest, most_ids
 from tokmill.encode.resolve import engine_of, reference_of, resolve_tokenizer
 
 FRAGMENTS = (
@@ -55,6 +55,22 @@ def reference(name: str) -> Encoder:
 def ids_of(encoder: Encoder, text: str) -> list[int]:
     ids: list[int] = encoder.encode([text.encode()])[0].tolist()
     return ids
+
+
+@families
+@given(text=with_special)
+@example("\u0344" * 9)
+@example("\U0001d160" * 9)
+@example(" " * 9 + " ".join(PLAIN))
+def test_a_text_has_no_more_ids_than_its_bytes_allow(name: str, text: str) -> None:
+    most = most_ids(described(name))
+    assert most is not None
+    assert len(true_ids(name, text)) <= most * (len(text.encode()) + 1)
+
+
+def test_how_many_ids_a_byte_becomes_is_not_known_of_every_tokenizer() -> None:
+    assert [most_ids(described(name)) for name in ("gpt2", "unigram", "wordpiece")] == [1, None, None]
+    assert most_ids(resolve_tokenizer("gpt2")) == 1
 
 
 @families

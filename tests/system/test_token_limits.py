@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gzip
+import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from tokmill.core.records import Cursor
 from tokmill.output.directory import Output
 from tokmill.reports.reproduce import commands, settings as settings_of
 from tokmill.run.coordinator import Coordinator
+from tokmill.run.encode_batch import EncodeStage
 from tokmill.run.token_limits import TokenLimits
 
 pytestmark = pytest.mark.usefixtures("workers_in_process")
@@ -72,6 +76,8 @@ def write(path: Path, documents: Sequence[bytes] = DOCUMENTS) -> Path:
             path.write_bytes(lines)
         case "jsonl.gz":
             path.write_bytes(gzip.compress(lines))
+        case "csv":
+            path.write_text("text\n" + "".join('"' + text.replace('"', '""') + '"\n' for text in texts), newline="")
         case "parquet":
             pq.write_table(pa.table({"text": texts}), path, row_group_size=7)
         case _:
@@ -340,6 +346,95 @@ def test_what_is_piped_in_ends_there_too(tmp_path: Path) -> None:
     assert load_manifest(tmp_path / "out").counts.documents == n_met
     again = subprocess.run(command, input=corpus.read_bytes(), check=True, capture_output=True, timeout=100, text=False)
     assert b"complete already" in again.stdout
+
+
+def piped(path: Path, data: bytes) -> threading.Thread:
+    """Make a pipe, and write into it for whoever reads it."""
+
+    def write_all() -> None:
+        with suppress(BrokenPipeError):
+            path.write_bytes(data)
+
+    os.mkfifo(path)
+    thread = threading.Thread(target=write_all, daemon=True)
+    thread.start()
+    return thread
+
+
+TOKENIZERS = {
+    "gpt2": {},
+    **{name: {"tokenizer": str(path_of(name)), "eot_token": "</s>"} for name in ("sentencepiece", "wordpiece")},
+}
+"""Of a byte one id at most, some, and nobody knows how many."""
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    name=st.sampled_from(["c.txt", "c.jsonl", "c.jsonl.gz", "c.csv"]),
+    batch_bytes=st.sampled_from([40, 400, 4000]),
+    n_workers=st.sampled_from([1, 1, 3]),
+    tokenizer=st.sampled_from([*TOKENIZERS]),
+    max_tokens=st.integers(1, 4000),
+    val_tokens=st.integers(1, 800),
+    eot=st.sampled_from(["after", "before"]),
+    errors=st.sampled_from(["strict", "replace"]),
+    where=st.lists(st.integers(2, 190), max_size=4),
+)
+def test_of_a_pipe_all_is_as_of_a_file_in_any_batches(
+    tmp_path_factory: pytest.TempPathFactory,
+    batch_bytes: int,
+    n_workers: int,
+    name: str,
+    tokenizer: str,
+    errors: str,
+    where: list[int],
+    **options: Any,
+) -> None:
+    base = tmp_path_factory.mktemp("pipe")
+    corpus, separator = write(base / name), SEP.encode() if name == "c.txt" else b"\n"
+    data = gzip.decompress(corpus.read_bytes()) if name.endswith(".gz") else corpus.read_bytes()
+    records = data.split(separator)
+    for i in where:
+        records.insert(min(i + 1, len(records) - 1), b"\xff\xfe bad \xff" if name == "c.txt" else b"{bad")
+    data = separator.join(records)
+    corpus.write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    given = {"val_fraction": 0.2, "on_error": "skip", "encoding_errors": errors, **options, **TOKENIZERS[tokenizer]}
+    resources = TINY | {"batch_bytes": batch_bytes, "n_workers": n_workers}
+    run_in_process([corpus], base / "file", resources, **given)
+    pipe = base / f"pipe-{name}"
+    writing = piped(pipe, corpus.read_bytes())
+    run_in_process([pipe], base / "out", resources, **given)
+    writing.join()
+    made, wanted = load_manifest(base / "out"), load_manifest(base / "file")
+    assert written(base / "out") == written(base / "file")
+    skipped = [
+        (path / SKIPPED_NAME).read_bytes() if (path / SKIPPED_NAME).exists() else b"" for path in (base / "out", base / "file")
+    ]
+    assert skipped[0].replace(b"pipe-c", b"c") == skipped[1]
+    assert (made.counts, made.cut_short) == (wanted.counts, wanted.cut_short)
+    ends = [msgspec.structs.replace(each.segments[-1].after, digest=None) for each in (made, wanted)]
+    assert ends[0] == ends[1]
+
+
+@pytest.mark.parametrize(("max_tokens", "most"), [(10**9, 20), (9_000, 40)], ids=["never", "reached"])
+@pytest.mark.parametrize("name", ["c.txt", "c.jsonl", "c.csv"])
+def test_what_is_piped_in_is_encoded_in_batches_as_long_as_the_end_is_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, max_tokens: int, most: int
+) -> None:
+    documents, sizes, run = some_documents(700, 60, 5), [0], EncodeStage.run
+
+    def noted(stage: EncodeStage, *arguments: Any, **named: Any) -> Any:
+        encoded = run(stage, *arguments, **named)
+        sizes.append(sizes[-1] + sum(len(each.ids) for each in encoded.runs))
+        return encoded
+
+    monkeypatch.setattr(EncodeStage, "run", noted)
+    writing = piped(tmp_path / f"pipe-{name}", write(tmp_path / name, documents).read_bytes())
+    run_in_process([tmp_path / f"pipe-{name}"], tmp_path / "out", max_tokens=max_tokens, val_fraction=0.2)
+    writing.join()
+    assert written(tmp_path / "out") == expected(documents, max_tokens=max_tokens)[0]
+    # All of it fits into the pipe, and a worker may have read further.
+    assert 1 <= sum(size < max_tokens for size in sizes[1:]) < most
 
 
 def test_merged_converted_and_shuffled_it_is_what_it_was(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         load_decoder,
         load_encoder,
         load_fastest,
+        most_ids,
         text_lengths,
         unknown_id,
     )

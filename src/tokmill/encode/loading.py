@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from tokmill.core.protocols import Cutter, Encoder
     from tokmill.core.records import Tokenizer
 
+_MOST_NORMALIZED = 8
+"""Ids of a byte of text, and of where a document begins, for families that normalize: more than any does."""
 _MOST_OTHERS = 5
 """Special tokens that a notice names."""
 ENGINES = {
@@ -81,6 +83,17 @@ def is_lossless(tokenizer: Tokenizer) -> bool:
     """Return whether decoding gives the text back, byte for byte."""
     family = family_of(tokenizer.encoding)
     return tokenizer.kind == "tiktoken" or (family is not None and family.is_lossless)
+
+
+def most_ids(tokenizer: Tokenizer) -> int | None:
+    """Return how many ids a byte of text can become at most, and a document beside those of its bytes; None: that is not known.
+
+    Byte-level merges begin with one for each byte. NFC makes three bytes of one at most; a space is three bytes as U+2581, and one
+    may come before what follows each added token.
+    """
+    if is_lossless(tokenizer):
+        return 1
+    return None if family_of(tokenizer.encoding) is None else _MOST_NORMALIZED
 
 
 def eot_notice(tokenizer: Tokenizer) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
-from tokmill.core.documents import DocumentBuffer, joined
+from tokmill.core.documents import DocumentBuffer, joined, text_bytes
 from tokmill.core.errors import TokmillError
 from tokmill.core.local_struct import LocalStruct
 from tokmill.core.partition import Part
@@ -26,6 +26,7 @@ from tokmill.read.position import ReadSettings
 from tokmill.read.seekable import open_seekable
 from tokmill.read.small_texts import small_texts
 from tokmill.read.sniff import check_pipe
+from tokmill.read.splitter import most_documents
 from tokmill.read.stream import open_stream
 from tokmill.read.tail import divided, goes_on
 
@@ -74,6 +75,7 @@ class CorpusReader:
         divide_above_bytes: int = DIVIDE_ABOVE_BYTES,
         block_bytes: int = BLOCK_BYTES,
         one_by_one: bool = False,
+        may_pack: Callable[[int, int], bool] | None = None,
     ) -> None:
         """Make a reader that has opened nothing yet.
 
@@ -85,10 +87,15 @@ class CorpusReader:
             divide_above_bytes: decides the bytes of the output, as does the next; not for users, tests make both small.
             block_bytes: of a divided document.
             one_by_one: each record is a batch of its own, or several batches.
+            may_pack: of records read one by one, whether those next to come may be one batch, with how many bytes of text and
+                documents; asked before each is added. None: none may.
         """
         # U+FFFD for a bad byte makes a text up to three times as long; in a window it must stay below what is divided.
-        most_bytes = _ONE_BY_ONE_BYTES if one_by_one else resources.batch_bytes
-        batch_bytes = max(1, min(most_bytes, resources.batch_bytes, divide_above_bytes // 3))
+        batch_bytes = max(1, min(resources.batch_bytes, divide_above_bytes // 3))
+        self._pack = _Pack(batch_bytes, may_pack)
+        self._is_packed = not one_by_one or may_pack is not None
+        if one_by_one:
+            batch_bytes = min(batch_bytes, _ONE_BY_ONE_BYTES)
         self._inputs = content.inputs
         self._part = content.part if isinstance(content.part, Part) else None
         self.end: Cursor | None = None
@@ -100,7 +107,8 @@ class CorpusReader:
             content=content,
             cutter=cutter,
             batch_bytes=batch_bytes,
-            max_documents=1 if one_by_one else max(1024, batch_bytes // 32),
+            max_documents=1 if one_by_one else most_documents(batch_bytes),
+            may_gather=None if may_pack is None else self._pack.may_grow,
             max_piece_bytes=resources.max_piece_bytes,
             divide_above_bytes=divide_above_bytes,
             block_bytes=block_bytes,
@@ -116,8 +124,7 @@ class CorpusReader:
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See protocols.Reader."""
-        is_packed = self.settings.max_documents > 1
-        for index, batch in enumerate(self._packed(start) if is_packed else self._unpacked(start)):
+        for index, batch in enumerate(self._packed(start) if self._is_packed else self._unpacked(start)):
             yield replace(batch, index=index)
 
     def notices(self) -> list[str]:
@@ -130,7 +137,8 @@ class CorpusReader:
         return memory_too_small("memory ran out", where or "before the first input", self.settings.budget_bytes)
 
     def _packed(self, start: Cursor) -> Iterator[Batch]:
-        pack = _Pack(self.settings)
+        pack = self._pack
+        pack.clear()
         try:
             for batch in self._unpacked(start):
                 if not pack.takes(batch):
@@ -269,12 +277,18 @@ def _reader_of(input_format: SourceFormat) -> type[FormatReader[Any]]:
 class _Pack:
     """Small batches that are to become one."""
 
-    def __init__(self, settings: ReadSettings) -> None:
-        self._settings = settings
-        self._batches: list[Batch] = []
-        self._n_bytes = 0
-        self._n_documents = 0
+    def __init__(self, batch_bytes: int, may_take: Callable[[int, int], bool] | None) -> None:
+        """may_take: of so many bytes of text and documents, all in all; None: any."""
+        self._batch_bytes = batch_bytes
+        self._most_documents = most_documents(batch_bytes)
+        self._may_take = may_take
         self._began_s = 0.0
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget what was taken."""
+        self._batches: list[Batch] = []
+        self._n_bytes = self._n_text = self._n_documents = 0
 
     def takes(self, batch: Batch) -> bool:
         """Return whether the batch may be packed and there is room for it."""
@@ -285,11 +299,16 @@ class _Pack:
         n_bytes = self._n_bytes + batch.counts.bytes_in
         n_documents = self._n_documents + len(batch.documents)
         return (
-            batch.counts.bytes_in <= self._settings.batch_bytes // 2
-            and n_bytes <= self._settings.batch_bytes
-            and n_documents <= self._settings.max_documents
+            batch.counts.bytes_in <= self._batch_bytes // 2
+            and n_bytes <= self._batch_bytes
+            and n_documents <= self._most_documents
             and len(self._batches) < _MOST_PACKED
+            and self.may_grow(text_bytes(batch.documents), len(batch.documents))
         )
+
+    def may_grow(self, n_text: int, n_documents: int) -> bool:
+        """Return whether so much more text and so many more documents may be taken."""
+        return self._may_take is None or self._may_take(self._n_text + n_text, self._n_documents + n_documents)
 
     @property
     def is_old(self) -> bool:
@@ -301,12 +320,13 @@ class _Pack:
             self._began_s = time.monotonic()
         self._batches.append(batch)
         self._n_bytes += batch.counts.bytes_in
+        self._n_text += text_bytes(batch.documents)
         self._n_documents += len(batch.documents)
 
     def flush(self) -> Iterator[Batch]:
         """Yield the packed batches as one, if there are any."""
-        batches, self._batches = self._batches, []
-        self._n_bytes = self._n_documents = 0
+        batches = self._batches
+        self.clear()
         if len(batches) > 1:
             yield _merge(batches)
         else:

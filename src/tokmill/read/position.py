@@ -62,6 +62,8 @@ class ReadSettings(LocalStruct, frozen=True):
     long_records: RecordRanges | None = None
     """Those that an earlier run skipped as too long, by number from 1, whatever its budget was: this reader skips the
     same. None: those that are longer than this budget allows."""
+    may_gather: Callable[[int, int], bool] | None = None
+    """Whether so many bytes and documents that come next may be in one batch where `max_documents` is 1. None: no."""
 
     @property
     def selection(self) -> Selection:

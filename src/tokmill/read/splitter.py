@@ -23,6 +23,8 @@ from tokmill.read.long_documents import LongDocument
 from tokmill.read.utf8 import HEAD_BYTES
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from tokmill.core.protocols import ByteStream
@@ -33,6 +35,11 @@ _RARE = 1400
 """A byte that is rarer than one in so many is looked for by itself."""
 _PATIENCE_S = 0.5
 """A window that takes longer to fill is returned as it is."""
+
+
+def most_documents(batch_bytes: int) -> int:
+    """Return how many documents a batch of so many bytes may have."""
+    return max(1024, batch_bytes // 32)
 
 
 class Records(LocalStruct, frozen=True):
@@ -57,13 +64,18 @@ class RecordSplitter:
         max_records: int,
         *,
         prefer: Literal["lists", "buffers"] = "lists",
+        may_gather: Callable[[int, int], bool] | None = None,
     ) -> None:
-        """Begin where the stream is. separator: None makes the stream one record; prefer: the form of records, where possible."""
+        """Begin where the stream is.
+
+        separator: None makes the stream one record. prefer: the form of records, where possible. may_gather: see ReadSettings.
+        """
         self._stream = stream
         self._separator = separator
         self._finder = _Finder(separator) if separator and prefer == "buffers" and _is_fit(separator) else None
         self._window_bytes = window_bytes
         self._max_records = max_records
+        self._may_gather = may_gather
         self._ready: deque[Records] = deque()
         """What was found in the window and is to be returned before it moves on."""
         self._tail = b""
@@ -101,14 +113,21 @@ class RecordSplitter:
         self._holds_more = True
         return record.has_separator
 
+    def _most(self, n_bytes: int, n_records: int) -> int:
+        """Return how many records may be returned together, of so many in a window."""
+        if self._may_gather is None or not self._may_gather(n_bytes, n_records):
+            return self._max_records
+        return max(self._max_records, most_documents(self._window_bytes))
+
     def _split(self) -> Records | None:
         return self._split_list() if self._finder is None else self._split_buffer(self._finder)
 
     def _split_list(self) -> Records | None:
         data = self._tail
-        records = [data] if self._separator is None else data.split(self._separator, self._max_records)
+        most = self._most(len(data), len(data) + 1)
+        records = [data] if self._separator is None else data.split(self._separator, most)
         self._tail = records.pop()
-        self._holds_more = len(records) == self._max_records
+        self._holds_more = len(records) == most
         at_end = self._ended and not self._holds_more
         if at_end:
             records.append(self._tail)
@@ -131,8 +150,8 @@ class RecordSplitter:
             return None
         self._tail, self._rest = data[n_consumed:] + self._rest, b""
         starts = starts[: len(ends)]
-        begin = byte = 0
-        for end in [*range(self._max_records, len(ends), self._max_records), len(ends)]:
+        begin, byte, most = 0, 0, self._most(n_consumed, len(ends))
+        for end in [*range(most, len(ends), most), len(ends)]:
             after = int(starts[end]) if end < len(starts) else n_consumed
             # Without a copy where the window is one portion and nothing is left over, as after `_fill`.
             part = data[byte:after]

@@ -147,13 +147,13 @@ class Coordinator(EncodingProcess):
     def _results(self, writer: SegmentWriter) -> Iterator[EncodedBatch]:
         """Yield what became of the corpus from the last commit on, up to where the output ends."""
         limits, content = self._limits, self._job.content
-        # What was read of a pipe is gone, so its records must be told apart from the beginning on.
+        # What was read of a pipe is gone, so its records must be told apart wherever the output may end.
         one_by_one = is_piped = bool(content.max_tokens) and any(source.size_bytes is None for source in content.inputs)
         last = LastPlace(writer)
         if limits.is_reached:
             yield from self._rest(self._read(writer.reached, writer, one_by_one=True), is_piped=is_piped)
             return
-        batches = self._read(writer.reached, writer, one_by_one=one_by_one)
+        batches = self._read(writer.reached, writer, one_by_one=one_by_one, n_left=limits.n_left)
         while True:
             try:
                 encoded = next(batches, None)
@@ -199,9 +199,9 @@ class Coordinator(EncodingProcess):
         self._is_cut = is_piped
         yield from rest
 
-    def _read(self, start: Cursor, writer: SegmentWriter, *, one_by_one: bool) -> Iterator[EncodedBatch]:
+    def _read(self, start: Cursor, writer: SegmentWriter, *, one_by_one: bool, n_left: int | None = None) -> Iterator[EncodedBatch]:
         content, n_bytes = self._job.content, self._job.resources.range_bytes
-        return self._pool.results(content, start, n_bytes, lambda: self._tick(writer), one_by_one=one_by_one)
+        return self._pool.results(content, start, n_bytes, lambda: self._tick(writer), one_by_one=one_by_one, n_left=n_left)
 
     def _tick(self, writer: SegmentWriter) -> None:
         writer.commit_if_due()

@@ -246,18 +246,25 @@ class Pool:
     # Results.
 
     def results(
-        self, content: Content, start: Cursor, range_bytes: int, on_tick: Callable[[], None], *, one_by_one: bool = False
+        self,
+        content: Content,
+        start: Cursor,
+        range_bytes: int,
+        on_tick: Callable[[], None],
+        *,
+        one_by_one: bool = False,
+        n_left: int | None = None,
     ) -> Iterator[EncodedBatch]:
         """Yield what became of the corpus from `start` on, in order; the ids of each are valid until the next.
 
         Called again, workers leave what they were to read before.
 
         range_bytes: of what a worker reads at a time, about. on_tick: called a few times a second. one_by_one: of each record by
-        itself. Raises the first error in the order of the corpus: LostWorkerError where a worker died, when all before that place
-        was yielded.
+        itself, or of several while the output surely does not end with them. n_left: as of Range, at `start`. Raises the first
+        error in the order of the corpus: LostWorkerError where a worker died, when all before that place was yielded.
         """
         self._drop_all()
-        ranges = Ranges(content, start, range_bytes, self._next_number, one_by_one=one_by_one)
+        ranges = Ranges(content, start, range_bytes, self._next_number, one_by_one=one_by_one, n_left=n_left)
         self._ranges, self._todo, self._dtype = ranges, iter(ranges), np.dtype(content.dtype)
         reached, stopped_s = start, 0.0
         next_tick = time.monotonic() + _TICK_S
@@ -488,7 +495,8 @@ class Pool:
         if given is not None:
             owner, begin, _ = given
             self._processes[number].n_others -= 1
-            self._processes[owner].channel.send(("freed", of_range, begin))
+            n_ids = result.counts.tokens_train + result.counts.tokens_val if isinstance(result, Result) else 0
+            self._processes[owner].channel.send(("freed", of_range, begin, index, n_ids))
         reading = self._by_number.get(of_range)
         if reading is None:
             self._give_back(told)
@@ -512,7 +520,7 @@ class Pool:
 
     def _take_batch(self, owner: int, of_range: int, index: int, begin: int, n_bytes: int, payload: bytes) -> None:
         if of_range not in self._by_number:
-            self._processes[owner].channel.send(("freed", of_range, begin))
+            self._processes[owner].channel.send(("freed", of_range, begin, index, 0))
             return
         number = min(self._idle(owner) or [owner], key=lambda n: self._processes[n].n_others)
         self._given[of_range, index] = owner, begin, number

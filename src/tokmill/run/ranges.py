@@ -23,12 +23,19 @@ class Ranges:
     """The ranges of a job's inputs, or of those that a part has of them, from a cursor on."""
 
     def __init__(
-        self, content: Content, start: Cursor, wanted_bytes: int, first_number: int = 0, *, one_by_one: bool = False
+        self,
+        content: Content,
+        start: Cursor,
+        wanted_bytes: int,
+        first_number: int = 0,
+        *,
+        one_by_one: bool = False,
+        n_left: int | None = None,
     ) -> None:
         """wanted_bytes: of each, where the input can be cut there; larger where it cannot. first_number: of the first range; 0: the
-        run begins with it. one_by_one: each record is to be a batch.
+        run begins with it. one_by_one, n_left: see Range; n_left where the first begins.
         """
-        self._one_by_one = one_by_one
+        self._one_by_one, self._n_left = one_by_one, n_left
         self.wanted_bytes = wanted_bytes
         self._first_number = first_number
         self._inputs = content.inputs
@@ -53,7 +60,8 @@ class Ranges:
             part = Part(index=0, count=1, plan="", begin=begin, end=end)
             if first > self._start.input_index or (number > self._first_number and counts_records_from_part(self._inputs[first])):
                 start = Cursor()
-            yield Range(number, first, self._inputs[first:stop], part, start, number == 0, self._one_by_one)
+            n_left = self._n_left if number == self._first_number else None
+            yield Range(number, first, self._inputs[first:stop], part, start, number == 0, self._one_by_one, n_left)
 
     def _places(self) -> Iterator[tuple[int, int, int, int | None]]:
         """Yield the inputs from `first` to `stop`, the byte at which the first begins, and the byte at which the last ends."""

@@ -46,6 +46,11 @@ class TokenLimits:
         self.is_reached = self._most is not None and self._n >= self._most and is_between
         """Whether no further document is taken."""
 
+    @property
+    def n_left(self) -> int | None:
+        """How many ids the output has room for; None: any number."""
+        return None if self._most is None else self._most - self._n
+
     def applied(self, encoded: EncodedBatch) -> tuple[EncodedBatch, bool]:
         """Return what is left of the next batch, whose runs are in the order of the corpus, and whether it is the last.
 

@@ -27,6 +27,7 @@ from tokmill.core.records import Counts, Cursor, EncodedBatch, Input, Sample, Sk
 from tokmill.core.system.budget import CacheReset, reference_bytes
 from tokmill.core.system.memory import trim
 from tokmill.core.system.process import failed_event
+from tokmill.encode import most_ids
 from tokmill.read import CorpusReader
 from tokmill.run.attendant import Attendant
 from tokmill.run.channel import packed, unpacked, wait_for_any
@@ -55,6 +56,8 @@ _MOST_GIVEN_INPUTS = 16
 """A batch that is given away goes with the inputs of its range."""
 _LOOK_S = 0.02
 """Between two looks at signals that no message comes with."""
+_REPLACED = 3
+"""Bytes of what replaces one that is no UTF-8."""
 _SKIP_BYTES = 256
 """What a skipped record takes in the coordinator."""
 _LIMIT_S = 0.1
@@ -75,6 +78,9 @@ class Range(LocalStruct, frozen=True):
     """Whether the run begins here."""
     one_by_one: bool = False
     """Whether each record is a batch, and told by itself."""
+    n_left: int | None = None
+    """Ids that the output has room for where the range begins: as long as they surely do not fill it, records may be one batch.
+    None: not known."""
 
 
 class StoredRun(LocalStruct, frozen=True):
@@ -128,6 +134,10 @@ class _Reading(MutableStruct, eq=False):
     is_piped: bool = False
     n_given: int = 0
     """Batches that others have."""
+    n_ids: int = 0
+    """Made of the batches that were encoded."""
+    given_ids: dict[int, int] = msgspec.field(default_factory=dict)
+    """How many ids each batch that others have becomes at most, by its index."""
 
 
 class _Unstored(LocalStruct, frozen=True, eq=False):
@@ -230,10 +240,12 @@ class Worker:
     def _take_encode(self, number: int, index: int, owner: int, begin: int, n_bytes: int, batch: bytes) -> None:
         self._others.append((number, index, owner, begin, n_bytes, batch))
 
-    def _take_freed(self, number: int, begin: int) -> None:
+    def _take_freed(self, number: int, begin: int, index: int, n_ids: int) -> None:
         self._given.give_back(begin)
         if self._reading and self._reading.range.number == number:
             self._reading.n_given -= 1
+            self._reading.n_ids += n_ids
+            del self._reading.given_ids[index]
 
     # What is done.
 
@@ -273,6 +285,7 @@ class Worker:
         except BaseException as error:  # noqa: BLE001  panics of engines too
             self._end(reading, index, _failed(error, reading))
             return True
+        reading.n_ids += sum(len(run.ids) for run in encoded.runs)
         self._store(_Unstored(encoded, reading.range.number, index, reading))
         return True
 
@@ -313,8 +326,24 @@ class Worker:
             self._shared.view[end : end + len(part)] = part
             end += len(part)
         reading.n_given += 1
+        reading.given_ids[index] = self._most_ids(text_bytes(batch.documents), len(batch.documents)) or 0
         self._channel.send(("batch", reading.range.number, index, at, n_bytes, payload))
         return True
+
+    def _most_ids(self, n_bytes: int, n_documents: int) -> int | None:
+        """Return how many ids so much text becomes at most, bytes that are no UTF-8 included; None: not known."""
+        content = self._job.content
+        most = most_ids(content.tokenizer)
+        n_bytes *= _REPLACED if content.encoding_errors == "replace" else 1
+        return None if most is None else most * (n_bytes + n_documents) + n_documents
+
+    def _may_pack(self, n_bytes: int, n_documents: int) -> bool:
+        """Return whether the output surely does not end with so much text, where it comes next."""
+        reading = self._reading
+        most = self._most_ids(n_bytes, n_documents)
+        if reading is None or reading.range.n_left is None or most is None:
+            return False
+        return reading.n_ids + sum(reading.given_ids.values()) + most < reading.range.n_left
 
     def _begin(self, wanted: Range) -> _Reading:
         content = replace(self._job.content, inputs=wanted.inputs, part=wanted.part)
@@ -324,6 +353,7 @@ class Worker:
             self._cutter,
             on_large=lambda alone: self.hold_large(wanted.number, alone=alone),
             one_by_one=wanted.one_by_one,
+            may_pack=self._may_pack if wanted.one_by_one else None,
         )
         is_piped = any(source.size_bytes is None for source in wanted.inputs)
         self._reading = _Reading(wanted, reader, iter(reader.batches(wanted.start)), self._stage(content), is_piped=is_piped)

@@ -44,7 +44,14 @@ class JsonLinesReader(FormatReader["ByteStream"]):
     def __init__(self, stream: ByteStream, position: Position, settings: ReadSettings) -> None:
         """See FormatReader."""
         super().__init__(stream, position, settings)
-        self._splitter = RecordSplitter(stream, b"\n", settings.batch_bytes, settings.max_documents, prefer="buffers")
+        self._splitter = RecordSplitter(
+            stream,
+            b"\n",
+            settings.batch_bytes,
+            settings.max_documents,
+            prefer="buffers",
+            may_gather=settings.may_gather,
+        )
         self._parser = RecordParser(settings.content.text_key)
         self._allowed = f'one JSON object a line, with a string under the key "{settings.content.text_key}"'
         self._batcher = RowBatcher(position, settings, stream.raw_position, allowed=self._allowed, records="lines")

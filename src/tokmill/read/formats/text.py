@@ -34,7 +34,14 @@ class TextReader(FormatReader["ByteStream"]):
         super().__init__(stream, position, settings)
         separator = settings.content.separator
         self._separator = None if separator is None else separator.encode()
-        self._splitter = RecordSplitter(stream, self._separator, settings.batch_bytes, settings.max_documents, prefer="buffers")
+        self._splitter = RecordSplitter(
+            stream,
+            self._separator,
+            settings.batch_bytes,
+            settings.max_documents,
+            prefer="buffers",
+            may_gather=settings.may_gather,
+        )
 
     def batches(self, start: Cursor) -> Iterator[Batch]:
         """See FormatReader."""
