@@ -368,6 +368,7 @@ TOKENIZERS = {
 """Of a byte one id at most, some, and nobody knows how many."""
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     name=st.sampled_from(["c.txt", "c.jsonl", "c.jsonl.gz", "c.csv"]),
