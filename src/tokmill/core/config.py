@@ -65,7 +65,7 @@ class RecipeStep(msgspec.Struct, frozen=True, kw_only=True):
     """What `build` tells a command that it makes a training set with."""
 
     fingerprint: str = ""
-    """Of the recipe and its sources, for the manifest of the training set itself."""
+    """The fingerprint of the recipe and its sources, which the manifest of the training set keeps."""
     names: tuple[str, ...] = ()
     """What the recipe calls the outputs that are given, in order."""
 

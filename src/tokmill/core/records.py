@@ -87,7 +87,7 @@ class Input(msgspec.Struct, frozen=True, kw_only=True):
     """For a remote object: what the store says tells its content from another (`etag "..."`); None: it says nothing.
     Unset, and then not encoded, for what is not remote."""
     encoding: str | msgspec.UnsetType = msgspec.UNSET
-    """Of its text (`--encoding`), as Python names it. Unset, and then not encoded, for UTF-8."""
+    """The encoding of its text (`--encoding`), as Python names it; unset, and left out of the manifest, for UTF-8."""
     side: Literal["val"] | msgspec.UnsetType = msgspec.UNSET
     """`val`: its documents, and no others, are for validation (`--val-input`). Unset, and then not encoded, for any other."""
 

@@ -22,7 +22,7 @@ IGNORED = -100
 """A label that losses leave out: `ignore_index` of torch's cross entropy, as it is by default."""
 
 _MOST_IDS = 2**31 - 1
-"""Of a batch: where the last document of it ends is an int32."""
+"""The most ids of a batch: the place where its last document ends is an int32."""
 
 
 @dataclass(frozen=True, slots=True)

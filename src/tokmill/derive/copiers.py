@@ -100,7 +100,7 @@ class TokenCopier:
         self._documents = [0, 0]
         is_left = content.origin and content.origin.deduplicated
         self._list_bytes = dict.fromkeys((SKIPPED_NAME, REMOVED_NAME) if is_left else (SKIPPED_NAME,), 0)
-        """Of the lists of records that were skipped, and of documents that were removed: what was copied of those of the source."""
+        """How many bytes were copied of each list of the source: skipped records, and removed documents."""
         self._n_inputs_before = 0
         self._listed: dict[str, int] = {}
         """State of the list of skipped records."""

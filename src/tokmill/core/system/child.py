@@ -35,6 +35,7 @@ _LAST_BYTES, _LAST_LINES = 2000, 4
 _PATIENCE_S = 60.0
 """A child that was asked to end tells of its last commit within some seconds; one that is silent for so long is stuck."""
 _LOOK_S = 1.0
+"""Between two looks whether a person has asked for the end, while the child is silent."""
 _END_S = 10.0
 """How long a child may take to end when its answer is complete or no longer wanted."""
 
@@ -54,7 +55,7 @@ class Child:
         self._is_asked = False
         self._has_told = False
         self._handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
-        """Of the signals that are passed on, those that were there before."""
+        """The earlier handler of each signal that is passed on."""
         self._status = 0
         opened: list[int] = []
         try:

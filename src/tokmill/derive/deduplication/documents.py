@@ -47,7 +47,7 @@ class Section:
     n_tokens: int
     """The same, tokens."""
     item_bytes: int
-    """Of an id."""
+    """Bytes of an id."""
 
     @property
     def source(self) -> Source:

@@ -29,7 +29,7 @@ KEY_COST = 24
 ROW = np.dtype([*((name, GATHERED[name]) for name in GATHERED.names or ()), ("begin", "<i8"), ("first_key", "<i8")])
 """A document as it is compared: also where its ids begin in the bucket, in bytes, and its keys in those of the block."""
 GATHERED_KINDS = ("gathered", "gathered_ids", "gathered_keys")
-"""Of records, as scratch calls them."""
+"""The names in scratch of the three kinds of records that are gathered."""
 _BYTES = np.dtype("u1")
 _PIECE_BYTES = 4 << 20
 _AHEAD_BYTES = 1 << 16

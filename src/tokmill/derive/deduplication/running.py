@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 _EXAMPLE = "tokmill dedup DIR --out unique"
 _LINE_BYTES = 180
-"""Of the list of removed documents, for one of them."""
+"""Bytes of a line in the list of removed documents, about."""
 MOST_SOURCES = 1 << 8
 _BOUNDS = {"ngram": (1, 1 << 10), "bands": (1, 1 << 10), "rows": (1, 1 << 10), "shortest": (0, 1 << 20)}
 
